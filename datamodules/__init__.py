@@ -1,0 +1,1 @@
+"""Where images come from, how their features are cached, and the DataModule that serves them."""

@@ -1,0 +1,120 @@
+"""The feature cache: one directory for each combination of settings that changes a number."""
+
+import hashlib
+import json
+import logging
+import statistics
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from datamodules.files import write_atomically
+from datamodules.hashing import ContentHashes, hash_tree
+from datamodules.records import Failure, Record
+from datamodules.shards import ShardReader
+from modules.extractors.base import Extractor
+from modules.settings import fingerprint
+
+log = logging.getLogger(__name__)
+
+# Raised when the code changes a number that the settings do not show.
+FORMAT = 1
+LIBRARIES = ("torch", "diffusers", "transformers", "pillow", "safetensors", "lightning")
+
+
+def caption_hash(record: Record, extractor: Extractor) -> str:
+    """Hash of the caption where the extractor's features depend on it, else empty: a changed caption means a new extraction."""
+    if not (extractor.uses_record_captions and record.caption):
+        return ""
+    return hashlib.sha256(record.caption.encode()).hexdigest()[:16]
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that touch the numbers."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+class FeatureCache:
+    """Features of one extractor under one perturbation.
+
+    Args:
+        root: The cache's root directory.
+        extractor: Whose features.
+        perturbation: Name of the perturbation that images go through first.
+        source: Name of the records' source, part of the directory's name only: features are found by the images' content.
+        hashes: Remembers content hashes of weight files.
+    """
+
+    def __init__(self, root: Path, extractor: Extractor, perturbation: str, source: str, hashes: ContentHashes) -> None:
+        self.extractor = extractor
+        self.settings: dict[str, Any] = {
+            "format": FORMAT,
+            "extractor": extractor.settings(),
+            "weights": {name: _identity(name, revision, hashes) for name, revision in extractor.weights.items()},
+            "perturbation": perturbation,
+        }
+        self.extractor_fingerprint = fingerprint(self._portable() | {"perturbation": None})
+        features = f"{extractor.name}-{self.extractor_fingerprint}"
+        images = f"{source}-{perturbation}-{fingerprint({'format': FORMAT, 'perturbation': perturbation})}"
+        self.folder = Path(root) / features / images
+
+    def reader(self) -> ShardReader:
+        """The features that are there now."""
+        return ShardReader(self.folder)
+
+    def missing(self, records: Iterable[Record]) -> list[Record]:
+        """Records without features, leaving out those that failed before."""
+        reader = self.reader()
+        failed = {failure.key for failure in reader.failures}
+        return [
+            record
+            for record in records
+            if (record.key, caption_hash(record, self.extractor)) not in reader and record.content_hash not in failed
+        ]
+
+    def write_manifest(self, source: dict[str, Any], source_failures: list[Failure]) -> dict[str, Any]:
+        """Write `manifest.json`: settings in full, counts, failures with their reasons, diagnostics, library versions.
+
+        Args:
+            source: Settings of the records' source.
+            source_failures: Images that the source itself could not read.
+
+        Returns:
+            What was written.
+        """
+        reader = self.reader()
+        failures = [*source_failures, *reader.failures]
+        manifest = {
+            "settings": self.settings,
+            "source": source,
+            "counts": {"images": len(reader), "failures": len(failures)},
+            "failures": [{"where": failure.where, "reason": failure.reason, "key": failure.key} for failure in failures],
+            "diagnostics": {name: _summary(values) for name, values in reader.diagnostics().items()},
+            "versions": library_versions(),
+        }
+        write_atomically(self.folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+        return manifest
+
+    def warn_of_poor_features(self, manifest: dict[str, Any]) -> None:
+        """Say so where a diagnostic's median is below what the extractor expects."""
+        for name, (limit, meaning) in self.extractor.warn_below.items():
+            median = manifest["diagnostics"].get(name, {}).get("median")
+            if median is not None and median < limit:
+                log.warning("%s is %.1f in the median, below %.1f: %s", name, median, limit, meaning)
+
+    def _portable(self) -> dict[str, Any]:
+        """Settings in which a weight directory's path does not matter, only its content."""
+        text = json.dumps(self.settings["extractor"], sort_keys=True)
+        for name, identity in self.settings["weights"].items():
+            text = text.replace(json.dumps(name), json.dumps(identity))
+        return {"format": FORMAT, "extractor": json.loads(text)}
+
+
+def _identity(name: str, revision: str | None, hashes: ContentHashes) -> str:
+    folder = Path(name)
+    return f"sha256:{hash_tree(folder, hashes)}" if folder.is_dir() else f"{name}@{revision or 'main'}"
+
+
+def _summary(values: list[float]) -> dict[str, float]:
+    return {"images": len(values), "minimum": min(values), "median": statistics.median(values), "maximum": max(values)}

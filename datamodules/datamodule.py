@@ -1,0 +1,234 @@
+"""The LightningDataModule that all detectors share: records, splits, cached features, batches."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.cache import FeatureCache, caption_hash
+from datamodules.errors import DataError
+from datamodules.extraction import ShardWriting, check_captions, extraction_loader
+from datamodules.families import FamilyMap
+from datamodules.hashing import ContentHashes
+from datamodules.perturbations import perturbation as find_perturbation
+from datamodules.records import SPLITS, Record
+from datamodules.shards import Arrays, ShardReader
+from datamodules.sources.base import MEMO, Source
+from datamodules.splits import assign_splits, check_classes, check_leaks, limit_records
+from modules.extractors.base import Extractor
+from modules.settings import settings_of
+
+log = logging.getLogger(__name__)
+
+Batch = dict[str, Any]
+
+
+class FeatureDataset(Dataset[dict[str, Any]]):
+    """Cached features of records, read at random.
+
+    Args:
+        records: Which images.
+        cache: Where their features are.
+        families: Turns families into integers.
+        features: Names of the features that batches hold; all of them by default.
+    """
+
+    def __init__(self, records: Sequence[Record], cache: FeatureCache, families: FamilyMap, features: Sequence[str] | None = None) -> None:
+        self.records = records
+        self.cache = cache
+        self.families = families
+        self.features = features
+        self._reader: ShardReader | None = None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if self._reader is None:
+            self._reader = self.cache.reader()
+        record = self.records[index]
+        arrays = self._reader.read(record.key, caption_hash(record, self.cache.extractor))
+        return {"record": record, "index": index, "arrays": {name: arrays[name] for name in self.features or arrays}}
+
+    def collate(self, samples: list[dict[str, Any]]) -> Batch:
+        """Stack samples to a batch: `key`, `label`, `family`, `generator`, `index` and `features`."""
+        records = [sample["record"] for sample in samples]
+        return {
+            "key": [record.key for record in records],
+            "label": torch.tensor([record.label for record in records]),
+            "family": torch.tensor([self.families.index(record.family) for record in records]),
+            "generator": [record.generator for record in records],
+            "index": torch.tensor([sample["index"] for sample in samples]),
+            "features": {name: _stack([sample["arrays"][name] for sample in samples]) for name in samples[0]["arrays"]},
+        }
+
+
+def _stack(arrays: list[Any]) -> Tensor:
+    return torch.from_numpy(np.stack(arrays))
+
+
+class FeatureDataModule(pl.LightningDataModule):
+    """Images of a source, through a perturbation and a frozen extractor, as batches of cached features.
+
+    `missing` says which images have no features yet; whoever holds a Trainer extracts them with `extraction` before training.
+
+    Args:
+        source: Where the records come from.
+        extractor: What turns an image into features.
+        perturbation: What every image goes through first; part of the cache's fingerprint.
+        cache_dir: Root of the feature cache, shared by all runs.
+        batch_size: Samples a training or evaluation batch, on each process.
+        num_workers: Processes that read cached features; reading is quick, so none are needed for small features.
+        extract_batch_size: Images an extraction batch.
+        extract_workers: Processes that decode images during extraction.
+        val_fraction: Share of the groups for validation, where the source gives no splits.
+        test_fraction: Share of the groups for the test.
+        split_seed: Seed of the split and of `limit`.
+        train_on: `dataset` or `dataset/generator` patterns that may be trained on; everything else is tested on whole. All by default.
+        limit: At most so many images of each split and generator.
+        on_leak: What to do where content, group or pair stands in two splits: `error`, or `drop` it from training and validation.
+        families: YAML file of generators and families that extends the built-in one.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        extractor: Extractor,
+        perturbation: str = "none",
+        cache_dir: str = "cache",
+        batch_size: int = 64,
+        num_workers: int = 0,
+        extract_batch_size: int = 16,
+        extract_workers: int = 0,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.25,
+        split_seed: int = 0,
+        train_on: list[str] | None = None,
+        limit: int | None = None,
+        on_leak: str = "error",
+        families: str | None = None,
+    ) -> None:
+        super().__init__()
+        find_perturbation(perturbation)
+        self.source = source
+        self.extractor = extractor
+        self.perturbation = perturbation
+        self.cache_dir = cache_dir
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.extract_batch_size = extract_batch_size
+        self.extract_workers = extract_workers
+        self.val_fraction = val_fraction
+        self.test_fraction = test_fraction
+        self.split_seed = split_seed
+        self.train_on = train_on
+        self.limit = limit
+        self.on_leak = on_leak
+        self.families = families
+        self.features: Sequence[str] | None = None
+        self._records: list[Record] | None = None
+        self._cache: FeatureCache | None = None
+
+    @property
+    def family_map(self) -> FamilyMap:
+        """Generators, families and their integers."""
+        return FamilyMap.load(self.families)
+
+    @property
+    def cache(self) -> FeatureCache:
+        """The feature cache of these settings."""
+        if self._cache is None:
+            hashes = ContentHashes(Path(self.cache_dir) / MEMO)
+            self._cache = FeatureCache(Path(self.cache_dir), self.extractor, self.perturbation, self.source.name, hashes)
+        return self._cache
+
+    def records(self) -> list[Record]:
+        """All records with family and split, checked for leaks and empty classes; scanned once.
+
+        Raises:
+            DataError: If the data cannot be trained or tested on as it is.
+        """
+        if self._records is None:
+            found = self.family_map.resolve(self.source.records(Path(self.cache_dir)))
+            train_fraction = 1 - self.val_fraction - self.test_fraction
+            found = assign_splits(found, (train_fraction, self.val_fraction, self.test_fraction), self.split_seed, self.train_on)
+            found = limit_records(check_leaks(found, self.on_leak), self.limit, self.split_seed)
+            check_classes(found, ("train", "val", "test"))
+            check_captions(found, self.extractor)
+            self._records = found
+        return self._records
+
+    def usable(self, split: str) -> list[Record]:
+        """Records of a split that have features."""
+        reader = self.cache.reader()
+        return [
+            record for record in self.records() if record.split == split and (record.key, caption_hash(record, self.extractor)) in reader
+        ]
+
+    def missing(self) -> list[Record]:
+        """Records that have no features yet and did not fail before."""
+        return self.cache.missing(self.records())
+
+    def extraction(self, missing: list[Record]) -> tuple[DataLoader[Any], ShardWriting]:
+        """Loader of the images that have no features yet, and the callback that writes them."""
+        loader = extraction_loader(missing, self.cache, self.extract_batch_size, self.extract_workers)
+        return loader, ShardWriting(self.cache, settings_of(self.source), self.source.failures)
+
+    def load_features(self, record: Record, reader: ShardReader) -> Arrays:
+        """Cached features of one image as arrays, for reports."""
+        return reader.read(record.key, caption_hash(record, self.extractor))
+
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint needs to make the same features of a new image, in plain types."""
+        return {
+            "extractor": self.extractor.settings(),
+            "extractor_fingerprint": self.cache.extractor_fingerprint,
+            "perturbation": self.perturbation,
+            "families": self.family_map.to_dict(),
+        }
+
+    def summary(self) -> str:
+        """Table of images by data set, generator and split."""
+        counts = Counter((record.dataset, record.generator, record.split or "") for record in self.records())
+        kinds = sorted({(dataset, generator) for dataset, generator, _ in counts})
+        rows = [("data set / generator", *SPLITS)]
+        rows += [(f"{dataset}/{generator}", *(str(counts[dataset, generator, split]) for split in SPLITS)) for dataset, generator in kinds]
+        width = max(len(row[0]) for row in rows)
+        return "\n".join(f"{row[0]:<{width}}" + "".join(f"{cell:>8}" for cell in row[1:]) for row in rows)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled training batches; Lightning gives every rank the same number of them."""
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Validation batches."""
+        return self._loader("val", shuffle=False)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Test batches."""
+        return self._loader("test", shuffle=False)
+
+    def _loader(self, split: str, shuffle: bool) -> DataLoader[Any]:
+        records = self.usable(split)
+        if not records:
+            msg = (
+                f"no image of the {split} split has features in {self.cache.folder}; run the extraction first, or look at its manifest.json"
+            )
+            raise DataError(msg)
+        dataset = FeatureDataset(records, self.cache, self.family_map, self.features)
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            num_workers=self.num_workers,
+            collate_fn=dataset.collate,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+        )

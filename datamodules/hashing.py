@@ -1,0 +1,277 @@
+"""Content hashes of files: opened safely, computed in threads, remembered between runs."""
+
+import errno
+import fnmatch
+import hashlib
+import json
+import logging
+import os
+import re
+import stat
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BufferedReader
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from datamodules.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+NOT_WEIGHTS = (".*", "*.md", "*.png", "*.jpg", "LICENSE*")
+"""What lies beside a model's weights and changes no number: cards, pictures, hidden files."""
+
+_THREADS = min(16, (os.cpu_count() or 1) + 4)
+_SLICE = 64  # files a thread takes at once; also how much an interrupted run loses
+_PROGRESS_FROM = 2000  # files; below, the bar would only flicker
+_SETTLED_NS = 2_000_000_000  # coarsest time stamp of a common file system: within it a second change would not show
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+class FileHash(NamedTuple):
+    """What is known of one file's content.
+
+    Attributes:
+        digest: SHA-256 in 64 hex digits; empty where the file could not be read.
+        size: Length in bytes.
+        reason: Why the file could not be read, empty where it could.
+    """
+
+    digest: str
+    size: int
+    reason: str = ""
+
+
+class _Stamp(NamedTuple):
+    size: int
+    mtime_ns: int
+
+
+def open_regular(path: str | Path) -> BufferedReader:
+    """Open a regular file for reading, and nothing else: a pipe or a device would block or have effects.
+
+    Args:
+        path: File to open; links are followed.
+
+    Returns:
+        The open binary file.
+
+    Raises:
+        OSError: Missing, unreadable, a loop of links, a name that no file can have, or not a regular file.
+    """
+    try:
+        _refuse_irregular(os.stat(path), path)
+        descriptor = os.open(path, _FLAGS)
+    except ValueError as error:  # a null byte, or a lone surrogate
+        raise OSError(errno.EINVAL, "no file can have this name") from error
+    try:
+        _refuse_irregular(os.fstat(descriptor), path)  # again: the first look only spared a device from being opened
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _refuse_irregular(status: os.stat_result, path: str | Path) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def describe_os_error(error: OSError) -> str:
+    """What the system said, without the path: `no such file or directory`."""
+    return (error.strerror or str(error) or type(error).__name__).lower()
+
+
+def walk_files(root: str | Path, on_problem: Callable[[str, str], None]) -> Iterator[str]:
+    """Paths of all files under a folder, hidden ones left out, in the same order on every machine.
+
+    Links to folders are followed, each folder once, so that a loop of links ends.
+
+    Args:
+        root: Folder to read.
+        on_problem: Called with a path and a reason for each folder that is not read.
+
+    Yields:
+        `root` joined with the path below it.
+    """
+    seen: set[tuple[int, int]] = set()
+    pending = [os.fspath(root)]
+    while pending:
+        folder = pending.pop()
+        try:
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                on_problem(folder, "a link to a folder that was read already")
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as listing:
+                entries = sorted((e for e in listing if not e.name.startswith(".")), key=lambda e: os.fsencode(e.name))
+        except OSError as error:
+            on_problem(folder, describe_os_error(error))
+            continue
+        folders = [entry.path for entry in entries if _is_folder(entry)]
+        inner = set(folders)
+        yield from (entry.path for entry in entries if entry.path not in inner)
+        pending.extend(reversed(folders))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links: a file that will be found unreadable
+        return False
+
+
+class ContentHashes:
+    """SHA-256 of files, remembered by absolute path, size and modification time.
+
+    The memo is a text file that is only ever appended to, a line a file with a checksum before it. A line that was cut,
+    mixed up or damaged is passed over and its file hashed again, so that any number of processes can share a memo, on
+    any file system, without locks.
+
+    Args:
+        memo: File that remembers the hashes; none to remember nothing.
+    """
+
+    def __init__(self, memo: Path | None) -> None:
+        self.memo = memo
+        self._known: dict[str, tuple[_Stamp, str]] = {}
+        self._load()
+
+    def hash_files(self, paths: Sequence[str | Path]) -> list[FileHash]:
+        """Hash files in threads; those that are remembered are not read.
+
+        Args:
+            paths: Files, in any order.
+
+        Returns:
+            One result a path, in the same order. A file that cannot be read has an empty digest and a reason.
+        """
+        names = [os.path.abspath(path) for path in paths]
+        results: list[FileHash | None] = []
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for part in pool.map(self._recall, _slices(names)):
+                results.extend(part)
+            unknown = [i for i, result in enumerate(results) if result is None]
+            todo = [names[i] for i in unknown]
+            with tqdm(total=len(todo), desc="Hashing files", unit="file", disable=None if len(todo) > _PROGRESS_FROM else True) as bar:
+                position = 0
+                for hashed in pool.map(_hash_slice, _slices(todo)):
+                    self._remember([(todo[position + i], stamp, r.digest) for i, (r, stamp) in enumerate(hashed) if stamp])
+                    for result, _ in hashed:
+                        results[unknown[position]] = result
+                        position += 1
+                    bar.update(len(hashed))
+        return [result for result in results if result is not None]
+
+    def _recall(self, names: list[str]) -> list[FileHash | None]:
+        return [self._recall_one(name) for name in names]
+
+    def _recall_one(self, name: str) -> FileHash | None:
+        known = self._known.get(name)
+        if known is None:
+            return None
+        try:
+            status = os.stat(name)
+        except (OSError, ValueError):
+            return None
+        return FileHash(known[1], known[0].size) if known[0] == (status.st_size, status.st_mtime_ns) else None
+
+    def _load(self) -> None:
+        if self.memo is None:
+            return
+        try:
+            with open_regular(self.memo) as file:
+                for line in file:
+                    self._load_line(line)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            logger.warning("The hashes remembered in %s cannot be read (%s): files are hashed again.", self.memo, describe_os_error(error))
+
+    def _load_line(self, line: bytes) -> None:
+        try:
+            checksum, payload = line.rstrip(b"\n").split(b" ", 1)
+            if int(checksum, 16) == zlib.crc32(payload):
+                name, size, mtime_ns, digest = json.loads(payload)
+                if _DIGEST.fullmatch(digest):
+                    self._known[name] = (_Stamp(size, mtime_ns), digest)
+        except (ValueError, TypeError, RecursionError):
+            return  # cut or damaged: its file is hashed again
+
+    def _remember(self, hashed: list[tuple[str, _Stamp, str]]) -> None:
+        if self.memo is None or not hashed:
+            return
+        lines = [b""]  # a line break first: what another process left unfinished then damages no line of ours
+        for name, stamp, digest in hashed:
+            self._known[name] = (stamp, digest)
+            payload = json.dumps([name, *stamp, digest]).encode()
+            lines.append(b"%08x %s" % (zlib.crc32(payload), payload))
+        try:
+            self.memo.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.memo, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                os.write(descriptor, b"\n".join(lines) + b"\n")  # one call: appends of several processes stay whole
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            logger.warning("Hashes cannot be remembered in %s (%s): the next run computes them again.", self.memo, describe_os_error(error))
+            self.memo = None
+
+
+def _slices(names: list[str]) -> list[list[str]]:
+    return [names[i : i + _SLICE] for i in range(0, len(names), _SLICE)]
+
+
+def _hash_slice(names: list[str]) -> list[tuple[FileHash, _Stamp | None]]:
+    return [_hash_one(name) for name in names]
+
+
+def _hash_one(name: str) -> tuple[FileHash, _Stamp | None]:
+    """The file's hash, and the stamp to remember it by, or none while the file may still be changing."""
+    try:
+        with open_regular(name) as file:
+            before = os.fstat(file.fileno())
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            after = os.fstat(file.fileno())
+    except OSError as error:
+        return FileHash("", 0, describe_os_error(error)), None
+    stamp = _Stamp(after.st_size, after.st_mtime_ns)
+    steady = stamp == (before.st_size, before.st_mtime_ns) and abs(time.time_ns() - after.st_mtime_ns) > _SETTLED_NS
+    return FileHash(digest, after.st_size), stamp if steady else None
+
+
+def hash_tree(directory: str | Path, hashes: ContentHashes | None = None, leave_out: Sequence[str] = NOT_WEIGHTS) -> str:
+    """One digest of all that lies under a folder: the identity of a model's weights.
+
+    Args:
+        directory: Folder, or a single file.
+        hashes: Remembered hashes, for weights of many gigabytes.
+        leave_out: Patterns of file names that do not count.
+
+    Returns:
+        SHA-256 over the sorted relative names and contents, in 64 hex digits; the same wherever the folder lies.
+
+    Raises:
+        DataError: Nothing there, or something that cannot be read.
+    """
+    root = Path(directory)
+    problems: list[str] = []
+    if root.is_file():
+        named = {root.name: os.fspath(root)}
+    else:
+        found = walk_files(root, lambda path, reason: problems.append(f"{path}: {reason}"))
+        named = {Path(os.path.relpath(file, root)).as_posix(): file for file in found}
+    names = sorted(n for n in named if not any(fnmatch.fnmatchcase(n.rpartition("/")[2], pattern) for pattern in leave_out))
+    results = (hashes or ContentHashes(None)).hash_files([named[name] for name in names])
+    problems += [f"{named[name]}: {result.reason}" for name, result in zip(names, results, strict=True) if not result.digest]
+    if problems or not names:
+        message = f"{root} cannot be identified by its content ({problems[0] if problems else 'no files in it'}): check the path."
+        raise DataError(message)
+    lines = [f"{name}\0{result.digest}\n" for name, result in zip(names, results, strict=True)]
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,293 @@
+"""Images listed in a table: CSV, Parquet or JSON lines."""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from datamodules.errors import DataError
+from datamodules.hashing import describe_os_error, open_regular
+from datamodules.records import FAKE, REAL, Record
+from datamodules.sources.base import Source, safe_name
+
+REQUIRED = ("path", "label")
+OPTIONAL = ("dataset", "generator", "family", "group", "pair", "split", "caption", "caption_source")
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""Names of splits that manifests and folders use, and what they are called here."""
+
+_LABELS = {"0": REAL, "0.0": REAL, "real": REAL, "1": FAKE, "1.0": FAKE, "fake": FAKE}
+_MISSING = frozenset({"", "nan", "null", "none", "<na>"})
+_NAMELESS = frozenset({"manifest", "metadata", "index", "data", "images", "labels"})
+_MAX_LINE = 1_000_000  # characters; a longer one means that the file is no table, and must not fill the memory
+
+Row = Mapping[str, Any]
+
+
+class ManifestSource(Source):
+    """Images listed in a CSV, Parquet or JSON lines file (`.csv`, `.parquet`, `.jsonl`).
+
+    The columns `path` and `label` (0 or real, 1 or fake) are required; `dataset`, `generator`, `family`, `group`, `pair`,
+    `split`, `caption` and `caption_source` are used where they are; all others are ignored. Empty cells, `nan` and `null`
+    count as missing. Without a generator, a real image has `real` and a generated one `unknown`.
+
+    Args:
+        path: The table. Paths in it are relative to its folder.
+        dataset: Name of the data set for rows that have none; by default the name of the table or of its folder.
+        allow_outside: Also read files outside of the table's folder, by absolute paths, `..` or links. Off, because a
+            table from somewhere else could then make any file of this machine part of a data set.
+    """
+
+    def __init__(self, path: str, dataset: str | None = None, allow_outside: bool = False) -> None:
+        super().__init__()
+        self.path = path
+        self.dataset = dataset
+        self.allow_outside = allow_outside
+
+    @property
+    def _file(self) -> Path:
+        return Path(self.path).expanduser().absolute()
+
+    @property
+    def _dataset(self) -> str:
+        if self.dataset is not None:
+            return self.dataset
+        return self._file.parent.name if self._file.stem.lower() in _NAMELESS else self._file.stem
+
+    @property
+    def name(self) -> str:
+        """Short name, safe in a file's name."""
+        return safe_name(self._dataset)
+
+    @property
+    def location(self) -> str:
+        """Path of the table."""
+        return str(self._file)
+
+    def entries(self, cache_dir: Path) -> Iterator[Record]:
+        """One record a row, in the order of the rows.
+
+        Args:
+            cache_dir: Not used.
+
+        Raises:
+            DataError: The table cannot be read, lacks a column, or a row of it is wrong; the message names the row.
+        """
+        folder = _Folder(self._file.parent, self.allow_outside)
+        for where, row in read_rows(self._file):
+            yield self._record(row, f"{self._file}, {where}", folder)
+
+    def _record(self, row: Row, where: str, folder: "_Folder") -> Record:
+        texts = {column: _text(row.get(column), column, where) for column in ("path", *OPTIONAL)}
+        label = _label(row.get("label"), where)
+        if texts["path"] is None:
+            message = f"{where}: the path is missing. Fill it in or remove the row."
+            raise DataError(message)
+        return Record(
+            key="",
+            label=label,
+            dataset=texts["dataset"] or self._dataset,
+            generator=texts["generator"] or ("real" if label == REAL else "unknown"),
+            path=folder.locate(texts["path"], where),
+            family="real" if label == REAL else texts["family"] or "unknown",
+            split=_split(texts["split"], where),
+            caption=texts["caption"],
+            caption_source=texts["caption_source"],
+            group=texts["group"] or "",
+            pair=texts["pair"],
+        )
+
+
+class _Folder:
+    """The manifest's folder, which paths must not leave."""
+
+    def __init__(self, root: Path, allow_outside: bool) -> None:
+        self.root = os.fspath(root)
+        self.allow_outside = allow_outside
+        self._real_root = os.path.realpath(root)
+        self._inside: dict[str, bool] = {}
+
+    def locate(self, path: str, where: str) -> str:
+        """Absolute path of a file that the manifest names."""
+        if "\0" in path:
+            message = f"{where}: the path {_shown(path)} has a null byte. Correct the row."
+            raise DataError(message)
+        full = os.path.normpath(os.path.join(self.root, path))
+        if not self.allow_outside and not self._is_inside(full):
+            message = f"{where}: the path {_shown(path)} leads out of {self.root}. If that is meant, set allow_outside to true."
+            raise DataError(message)
+        return full
+
+    def _is_inside(self, full: str) -> bool:
+        parent = os.path.dirname(full)
+        if parent not in self._inside:
+            self._inside[parent] = _within(parent, self.root) and _within(os.path.realpath(parent), self._real_root)
+        return self._inside[parent] and (not os.path.islink(full) or _within(os.path.realpath(full), self._real_root))
+
+
+def _within(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
+
+
+def _missing(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.strip().lower() in _MISSING
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def _text(value: Any, column: str, where: str) -> str | None:
+    if _missing(value):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # pandas makes floats of whole numbers where one is missing
+    try:
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise TypeError
+        text = str(value).strip()
+        text.encode("utf-8")  # JSON can spell half a character, which no file name or table can hold
+    except (TypeError, ValueError) as error:
+        message = f"{where}: the {column} {_shown(value)} is not text. Correct the row."
+        raise DataError(message) from error
+    return text
+
+
+def _label(value: Any, where: str) -> int:
+    label = None if _missing(value) else _LABELS.get(str(int(value) if isinstance(value, bool) else value).strip().lower())
+    if label is None:
+        message = f"{where}: the label {_shown(value)} is not one of 0, 1, real, fake. Correct the row."
+        raise DataError(message)
+    return label
+
+
+def _split(value: str | None, where: str) -> str | None:
+    if value is None:
+        return None
+    if value.lower() not in SPLIT_NAMES:
+        message = f"{where}: the split {_shown(value)} is not one of {', '.join(SPLIT_NAMES)}. Correct the row, or leave the cell empty."
+        raise DataError(message)
+    return SPLIT_NAMES[value.lower()]
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """Rows of a table, one at a time, so that its size does not matter.
+
+    Args:
+        path: A `.csv`, `.parquet` or `.jsonl` file.
+
+    Yields:
+        Where the row stands (`line 7`, as an editor counts) and its cells by column name in lower case.
+
+    Raises:
+        DataError: The file is missing, of another kind, or damaged.
+    """
+    readers = {".csv": _read_csv, ".parquet": _read_parquet, ".pq": _read_parquet, ".jsonl": _read_jsonl, ".ndjson": _read_jsonl}
+    if path.is_dir():
+        message = f"{path} is a folder, not a table: name the manifest in it, or use FolderSource."
+        raise DataError(message)
+    if path.suffix.lower() not in readers:
+        message = f"{path} ends in {path.suffix!r}: a manifest is one of {', '.join(sorted(readers))}."
+        raise DataError(message)
+    try:
+        yield from readers[path.suffix.lower()](path)
+    except OSError as error:
+        message = f"The manifest {path} cannot be read ({describe_os_error(error)}): check the path."
+        raise DataError(message) from error
+    except UnicodeDecodeError as error:
+        message = f"The manifest {path} is not UTF-8 text ({error.reason}): save it as UTF-8."
+        raise DataError(message) from error
+
+
+def _open_text(path: Path) -> TextIO:
+    file = open_regular(path)
+    if b"\0" in file.peek(4096)[:4096]:
+        file.close()
+        message = f"The manifest {path} is binary, or text of another encoding than UTF-8: save it as UTF-8."
+        raise DataError(message)
+    return io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+
+
+def _lines(file: TextIO, path: Path) -> Iterator[str]:
+    number = 0
+    while line := file.readline(_MAX_LINE):
+        number += 1
+        if len(line) == _MAX_LINE:
+            message = f"{path}, line {number}: longer than {_MAX_LINE} characters. This is no table of images."
+            raise DataError(message)
+        yield line
+
+
+def _check_columns(names: Sequence[str], path: Path) -> list[str]:
+    columns = [name.strip().lower() for name in names]
+    absent = [name for name in REQUIRED if name not in columns]
+    double = [name for name in (*REQUIRED, *OPTIONAL) if columns.count(name) > 1]
+    if absent or double:
+        fault = f"has no column {', '.join(absent)}" if absent else f"has the column {', '.join(double)} twice"
+        message = f"The manifest {path} {fault}. Its columns are {', '.join(map(repr, names))[:300]}, separated by commas in a CSV file."
+        raise DataError(message)
+    return columns
+
+
+def _read_csv(path: Path) -> Iterator[tuple[str, Row]]:
+    with _open_text(path) as file:
+        reader = csv.reader(_lines(file, path), strict=True)
+        try:
+            columns = _check_columns(next(reader, []), path)
+            start = reader.line_num + 1
+            for cells in reader:
+                where = f"line {start}"
+                start = reader.line_num + 1
+                if not cells:
+                    continue
+                if len(cells) != len(columns):
+                    message = f"{path}, {where}: {len(cells)} cells for {len(columns)} columns. Put texts that contain a comma in quotes."
+                    raise DataError(message)
+                yield where, dict(zip(columns, cells, strict=True))
+        except csv.Error as error:
+            message = f"{path}, line {reader.line_num}: not a row of a CSV file ({error}). Correct the line."
+            raise DataError(message) from error
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[str, Row]]:
+    with _open_text(path) as file:
+        for number, line in enumerate(_lines(file, path), start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                message = f"{path}, line {number}: not JSON ({error}). Each line must be one object."
+                raise DataError(message) from error
+            if not isinstance(row, dict):
+                message = f"{path}, line {number}: {line.strip()[:60]!r} is not an object with a path and a label."
+                raise DataError(message)
+            yield f"line {number}", {name.strip().lower(): value for name, value in row.items()}
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, Row]]:
+    import pyarrow as pa  # slow to import, and most manifests are text
+    import pyarrow.parquet as pq
+
+    try:
+        with open_regular(path) as raw, pq.ParquetFile(raw) as table:
+            names = table.schema_arrow.names
+            columns = _check_columns(names, path)
+            wanted = [name for name, column in zip(names, columns, strict=True) if column in (*REQUIRED, *OPTIONAL)]
+            number = 0
+            for batch in table.iter_batches(batch_size=4096, columns=wanted):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"row {number}", {name.strip().lower(): value for name, value in row.items()}
+    except (pa.ArrowException, MemoryError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # from the system, not from the decoder
+        reason = " ".join(str(error).split())[:200]
+        message = f"The manifest {path} is not a Parquet file that can be read ({reason}): write it again."
+        raise DataError(message) from error

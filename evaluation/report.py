@@ -1,0 +1,197 @@
+"""`report.html`: what was measured, on what, how sure one can be, and the mistakes, in one file without a network.
+
+This module makes plain values and pictures from the table and the metrics; `report.html.j2` lays them out.
+"""
+
+import base64
+import io
+import warnings as python_warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from evaluation import figures
+from evaluation.files import write_atomically
+from evaluation.statistics import against_reals, clean_rows
+from evaluation.verdict import concerns, findings, percent
+
+Load = Callable[[str], Mapping[str, NDArray[np.uint8]]]
+
+MISTAKES = 6  # of each kind
+THUMBNAIL = 256  # longest side of an embedded picture, in pixels
+_LOSSLESS = 128  # up to this side a picture is embedded as PNG
+_COLUMNS = {
+    "AUROC": ("auroc",),
+    "average precision": ("average_precision",),
+    "balanced accuracy": ("balanced_accuracy",),
+    "accuracy": ("accuracy",),
+    "TPR at FPR 0.1": ("tpr_at_fpr", "0.1"),
+    "TPR at FPR 0.05": ("tpr_at_fpr", "0.05"),
+    "TPR at FPR 0.01": ("tpr_at_fpr", "0.01"),
+    "TPR at FPR 0.001": ("tpr_at_fpr", "0.001"),
+}
+_AT_THRESHOLD = {"AUROC": ("auroc",), "TPR at threshold": ("tpr_at_threshold",), "FPR at threshold": ("fpr_at_threshold",)}
+_SOURCES = {"FPR at threshold": ("fpr_at_threshold",)}
+
+
+def write_report(
+    run_dir: Path,
+    frame: pd.DataFrame,
+    metrics: Mapping[str, Any],
+    load: Load,
+    title: str = "Detection report",
+    facts: Mapping[str, object] | None = None,
+    warnings: Sequence[str] = (),
+) -> Path:
+    """Write `report.html`.
+
+    Args:
+        run_dir: Where it is written.
+        frame: The rows that `metrics` was made of.
+        metrics: What `statistics.metrics_document` returned for them.
+        load: From a key to the pictures that the detector saw, each uint8 `[H, W, 3]`, by name (`image`, `noise_map`,
+            …). Asked only for the worst mistakes; where it fails the report says so.
+        title: Heading, usually the run's name.
+        facts: What was run, by name: detector, checkpoint, configuration, versions.
+        warnings: Further sentences that a reader must see first.
+
+    Returns:
+        The file.
+    """
+    documents = metrics.get("detectors") or {str(frame["detector"].iloc[0]): metrics}
+    sections = [_section(name, frame[frame["detector"] == name], document, load) for name, document in documents.items()]
+    folder = jinja2.FileSystemLoader(Path(__file__).parent)
+    # Names of generators, files and runs come from others' data: everything is escaped.
+    environment = jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    html = environment.get_template("report.html.j2").render(
+        title=title, facts=dict(facts or {}), warnings=list(warnings), sections=sections, one=len(sections) == 1
+    )
+    path = run_dir / "report.html"
+    write_atomically(path, html.encode())
+    return path
+
+
+def _section(name: str, frame: pd.DataFrame, document: Mapping[str, Any], load: Load) -> dict[str, Any]:
+    """All that the template shows of one detector."""
+    clean = clean_rows(frame)
+    threshold = document["threshold"]["value"]
+    by_generator = against_reals(clean, document["reals_from"])
+    tables = {"all": clean, **by_generator} if len(by_generator) > 1 else by_generator
+    perturbed = document["by_perturbation"] if len(document["by_perturbation"]) > 1 else {}
+    return {
+        "name": name,
+        "findings": findings(document, clean),
+        "concerns": concerns(document),
+        "generators": _table({"all": document["overall"], **document["by_generator"]}, _COLUMNS),
+        "perturbations": _table(perturbed, _AT_THRESHOLD),
+        "sources": _table(document["by_source_of_reals"], _SOURCES),
+        "charts": _charts(tables, threshold),
+        "mistakes": _mistakes(clean, threshold, load),
+        "bootstrap": document["bootstrap"],
+    }
+
+
+def _table(records: Mapping[str, Any], columns: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Heads, rows of cells, and the reasons for what is missing as numbered notes."""
+    notes: dict[str, int] = {}
+    rows = []
+    for name, record in records.items():
+        cells = []
+        for place in columns.values():
+            cell = record
+            for step in place:
+                cell = cell[step]
+            note = notes.setdefault(cell["reason"], len(notes) + 1) if cell.get("reason") else None
+            cells.append({"value": cell["value"], "low": cell["low"], "high": cell["high"], "note": note})
+        rows.append({"name": name, "cells": cells, **{key: record[key] for key in ("n_fake", "n_real", "n_groups_fake", "n_groups_real")}})
+    return {"heads": list(columns), "rows": rows, "notes": list(notes), "fakes": any(row["n_fake"] for row in rows)}
+
+
+def _charts(tables: Mapping[str, pd.DataFrame], threshold: float | None) -> dict[str, list[dict[str, str]]]:
+    """ROC curves and a histogram for each table, in the colours of a light and of a dark page."""
+
+    def drawn(make: Callable[..., Any], alt: str) -> dict[str, str]:
+        light, dark = (_data_uri(figures.svg(make(theme=theme)), "image/svg+xml") for theme in (figures.ON_LIGHT, figures.ON_DARK))
+        return {"alt": alt, "light": light, "dark": dark}
+
+    names, edges = ", ".join(tables), figures.bin_edges(tables)
+    rocs = [
+        drawn(partial(figures.roc_figure, tables, log), f"ROC curves on a {scale} axis: {names}")
+        for log, scale in ((False, "linear"), (True, "logarithmic"))
+    ]
+    histograms = [
+        drawn(partial(figures.histogram_figure, {name: table}, threshold, edges=edges), f"Histogram of scores: {name}") | {"name": name}
+        for name, table in tables.items()
+    ]
+    return {"roc": rocs, "histograms": histograms}
+
+
+def _mistakes(frame: pd.DataFrame, threshold: float | None, load: Load) -> list[dict[str, Any]]:
+    """The fakes that look most real to the detector, and the reals that look most fake."""
+    scored = frame[frame["score"].notna()].drop_duplicates("key")
+    kinds = (
+        (1, True, "Fakes that look most real to it", "missed"),
+        (0, False, "Real images that look most fake to it", "false alarm"),
+    )
+    shown = []
+    for label, ascending, heading, wrong in kinds:
+        rows = scored[scored["label"] == label].sort_values(["score", "key"], ascending=[ascending, True])
+        total = None if threshold is None else int(((rows["score"] > threshold) != bool(label)).sum())
+        share = None if total is None or rows.empty else f"{total:,} of {len(rows):,} ({percent(total / len(rows))})"
+        cards = []
+        for row in rows.head(MISTAKES).to_dict("records"):
+            verdict = None if threshold is None else wrong if (row["score"] > threshold) != bool(label) else "right"
+            cards.append(_card({str(name): value for name, value in row.items()}, verdict, load))
+        shown.append({"heading": heading, "wrong": wrong, "share": share, "cards": cards})
+    return shown
+
+
+def _card(row: Mapping[str, Any], verdict: str | None, load: Load) -> dict[str, Any]:
+    """One image with its pictures."""
+    source = f"{row['dataset']}/{row['generator']}"
+    kind = "fake" if row["label"] else "real"
+    problem, views = None, []
+    try:
+        for name, pixels in load(row["key"]).items():
+            shown = name.replace("_", " ")
+            alt = f"{shown} of {kind} image {row['key'][:12]} from {source}, score {row['score']:.3f}"
+            views.append({"name": shown, "alt": alt, "small": max(pixels.shape[:2]) <= _LOSSLESS, "uri": _picture(pixels)})
+    except Exception as error:  # a picture that is not there must not cost the report of a whole run
+        problem = f"{type(error).__name__}: {error}"
+        python_warnings.warn(f"no pictures of {row['key']} in the report: {problem}", stacklevel=2)
+    path = row["path"] if isinstance(row["path"], str) else None
+    return {
+        "source": source,
+        "key": row["key"],
+        "path": path,
+        "score": f"{row['score']:.3f}",
+        "verdict": verdict,
+        "views": views,
+        "problem": problem,
+    }
+
+
+def _picture(pixels: NDArray[np.uint8]) -> str:
+    """A picture as a data URI, at most `THUMBNAIL` pixels wide and high."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        message = f"a picture is uint8 [H, W, 3]; got {pixels.dtype} {list(pixels.shape)}"
+        raise ValueError(message)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    if max(image.size) <= _LOSSLESS:
+        image.save(buffer, "PNG", optimize=True)
+        return _data_uri(buffer.getvalue(), "image/png")
+    image.save(buffer, "JPEG", quality=90, subsampling=0)
+    return _data_uri(buffer.getvalue(), "image/jpeg")
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

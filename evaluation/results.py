@@ -1,0 +1,79 @@
+"""All outputs of an evaluation in one call."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from evaluation.figures import save_figures
+from evaluation.files import write_atomically
+from evaluation.predictions import read_predictions, write_predictions
+from evaluation.report import Load, write_report
+from evaluation.resampling import RESAMPLES
+from evaluation.statistics import against_reals, clean_rows, metrics_document
+from modules.metrics.functional import Threshold
+
+
+def write_results(
+    run_dir: Path,
+    frame: pd.DataFrame,
+    threshold: Threshold | Mapping[str, Threshold],
+    load: Load,
+    facts: Mapping[str, object] | None = None,
+    *,
+    title: str | None = None,
+    warnings: Sequence[str] = (),
+    split: str | None = "test",
+    reals_from: Mapping[str, str] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Write `predictions.parquet`, `metrics.json`, `figures/` and `report.html` of a run.
+
+    Args:
+        run_dir: The run directory.
+        frame: The predictions, of any splits: all are written, one is measured.
+        threshold: The stored threshold, or one for each detector by name.
+        load: From a key to the pictures that the detector saw (see `report.write_report`).
+        facts: What was run, for the report.
+        title: The report's heading; the directory's name by default.
+        warnings: Sentences that a reader of the report must see first.
+        split: The split that is measured; None for all rows.
+        reals_from: For a data set, the one whose reals its generators are measured against.
+        resamples: Bootstrap resamples.
+        seed: Bootstrap seed.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        ValueError: There is no row of that split.
+    """
+    write_predictions(run_dir / "predictions.parquet", frame)
+    frame = read_predictions(run_dir / "predictions.parquet")
+    measured = frame if split is None else frame[frame["split"] == split]
+    if measured.empty:
+        found = sorted(frame["split"].fillna("none").unique())
+        message = f"no row of the split {split!r} in {run_dir / 'predictions.parquet'}; there are: {', '.join(found) or 'no rows'}"
+        raise ValueError(message)
+    metrics = metrics_document(measured, threshold, reals_from, resamples, seed)
+    write_metrics(run_dir / "metrics.json", metrics)
+    for name, document in (metrics.get("detectors") or {"": metrics}).items():
+        rows = clean_rows(measured[measured["detector"] == name] if name else measured)
+        save_figures(run_dir / "figures" / _folder(name), against_reals(rows, reals_from), document["threshold"]["value"])
+    write_report(run_dir, measured, metrics, load, title or run_dir.name, facts, warnings)
+    return metrics
+
+
+def write_metrics(path: Path, metrics: Mapping[str, Any]) -> Path:
+    """Write `metrics.json`, whole or not at all, as JSON that every reader takes (no NaN, no infinity)."""
+    write_atomically(path, (json.dumps(metrics, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    return path
+
+
+def _folder(detector: str) -> str:
+    """A detector's name as that of one folder."""
+    return re.sub(r"[^\w@+-]+", "_", detector)

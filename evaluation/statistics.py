@@ -1,0 +1,241 @@
+"""Every number of `metrics.json`, from rows of the predictions table, a stored threshold and a seed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from evaluation.resampling import (
+    CLASS_NAMES,
+    LEVEL,
+    RESAMPLES,
+    Interval,
+    bootstrap,
+    group_codes,
+    groups_by_class,
+    interval_of,
+    too_few_groups,
+)
+from evaluation.resampling import bootstrap_interval as bootstrap_interval
+from modules.metrics.functional import Curve, Threshold, curve
+
+FPRS = (0.1, 0.05, 0.01, 0.001)
+PREVALENCES = (0.01, 0.001)
+CLEAN = "none"
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One number of `metrics.json`.
+
+    Attributes:
+        place: Its keys within M.
+        compute: From a curve to `[...]`; None where it needs a threshold and there is none.
+        classes: The classes that it needs.
+        fpr: The false positive rate that it is taken at, if it is: then it needs 1/fpr reals, its interval 10/fpr.
+        objection: From the curve of all images to the reason why the value would mislead, or None.
+    """
+
+    place: tuple[str, ...]
+    compute: Callable[[Curve], Tensor] | None
+    classes: tuple[int, ...] = (0, 1)
+    fpr: float | None = None
+    objection: Callable[[Curve], str | None] = lambda _: None
+
+
+def statistics(threshold: Threshold) -> list[Statistic]:
+    """All numbers of M, in their order."""
+    ranking = [
+        Statistic(("auroc",), Curve.auroc),
+        Statistic(("average_precision",), Curve.average_precision),
+        *(Statistic(("tpr_at_fpr", f"{fpr:g}"), partial(_tpr_at_fpr, fpr=fpr), fpr=fpr) for fpr in FPRS),
+    ]
+    return ranking + _at_threshold(threshold.value)
+
+
+def _at_threshold(at: float | None) -> list[Statistic]:
+    def bind(compute: Callable[..., Tensor], **options: float) -> Callable[[Curve], Tensor] | None:
+        return None if at is None else partial(compute, threshold=at, **options)
+
+    def no_false_alarm(points: Curve) -> str | None:
+        return _no_false_alarm(points, at) if at is not None else None
+
+    return [
+        Statistic(("accuracy",), bind(Curve.accuracy)),
+        Statistic(("balanced_accuracy",), bind(Curve.balanced_accuracy)),
+        Statistic(("tpr_at_threshold",), bind(_tpr), (1,)),
+        Statistic(("fpr_at_threshold",), bind(_fpr), (0,)),
+        *(
+            Statistic(("precision_at_prevalence", f"{share:g}"), bind(_precision, prevalence=share), objection=no_false_alarm)
+            for share in PREVALENCES
+        ),
+    ]
+
+
+def _tpr_at_fpr(points: Curve, fpr: float) -> Tensor:
+    return points.tpr_at_fpr(fpr)
+
+
+def _tpr(points: Curve, threshold: float) -> Tensor:
+    return points.called_fake(threshold)[1] / points.fakes
+
+
+def _fpr(points: Curve, threshold: float) -> Tensor:
+    return points.called_fake(threshold)[0] / points.reals
+
+
+def _precision(points: Curve, threshold: float, prevalence: float) -> Tensor:
+    """Share of fakes among what is called fake where `prevalence` of all images are fakes (Bayes' rule)."""
+    hits = prevalence * _tpr(points, threshold)
+    return hits / (hits + (1 - prevalence) * _fpr(points, threshold))
+
+
+def _no_false_alarm(points: Curve, threshold: float) -> str | None:
+    if points.called_fake(threshold)[0] > 0:
+        return None
+    return "no false alarm among these real images: too few to say how rare they are"
+
+
+def measure(
+    frame: pd.DataFrame,
+    threshold: Threshold,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    chosen: Sequence[Statistic] | None = None,
+) -> dict[str, Any]:
+    """The record M of `metrics.json` for some rows of one detector.
+
+    Args:
+        frame: Rows of the predictions table, reals and fakes.
+        threshold: The detector's stored threshold.
+        resamples: Bootstrap resamples for each interval.
+        seed: Bootstrap seed.
+        chosen: Which statistics; all by default.
+
+    Returns:
+        Counts, and `{"value", "low", "high"}` for each number, with `"reason"` where one of them is null.
+    """
+    chosen = statistics(threshold) if chosen is None else chosen
+    labels, scores = frame["label"].to_numpy(np.int64), frame["score"].to_numpy(np.float64)
+    groups = group_codes(frame["group"].tolist(), frame["key"].tolist())
+    counts, group_counts = (int((labels == 0).sum()), int((labels == 1).sum())), groups_by_class(labels, groups)
+    result: dict[str, Any] = {"n_real": counts[0], "n_fake": counts[1], "n_groups": np.unique(groups).size}
+    result |= {"n_groups_real": group_counts[0], "n_groups_fake": group_counts[1]}
+
+    points = curve(torch.tensor(scores), torch.tensor(labels))
+    problems = [_no_value(each, counts, int(np.isnan(scores).sum()), threshold, points) for each in chosen]
+    doubts = [_no_interval(each, counts, group_counts) for each in chosen]
+    functions = [each.compute for each, *why in zip(chosen, problems, doubts, strict=True) if each.compute and why == [None, None]]
+    samples: list[Tensor] = []
+    if functions:
+        drawn = bootstrap(labels, scores, groups, lambda many: torch.stack([f(many) for f in functions], dim=-1), resamples, seed)
+        samples = list(drawn.unbind(-1))
+    for each, problem, doubt in zip(chosen, problems, doubts, strict=True):
+        if problem is not None or each.compute is None:
+            interval = Interval(None, reason=problem)
+        else:
+            interval = interval_of(float(each.compute(points)), samples.pop(0) if doubt is None else None, LEVEL, doubt)
+        _put(result, each.place, interval.cell())
+    return result
+
+
+def _no_value(each: Statistic, counts: tuple[int, int], missing: int, threshold: Threshold, points: Curve) -> str | None:
+    """Why a statistic has no value on these images."""
+    absent = [CLASS_NAMES[c] for c in each.classes if counts[c] == 0]
+    if absent:
+        advice = "; reals_from can name a data set that has some" if counts[0] == 0 and counts[1] else ""
+        return f"there are no {' and no '.join(absent)} images{advice}"
+    if missing:
+        return f"{missing} of {sum(counts)} scores are missing (NaN)"
+    if each.compute is None:
+        return threshold.reason or "there is no threshold"
+    if each.fpr is not None and counts[0] < (needed := round(1 / each.fpr)):
+        return f"fewer than {needed} real images, too few for a false positive rate of {each.fpr:g}"
+    return each.objection(points)
+
+
+def _no_interval(each: Statistic, counts: tuple[int, int], groups: tuple[int, int]) -> str | None:
+    """Why a statistic that has a value has no interval."""
+    few = too_few_groups(groups, each.classes)
+    if few is None and each.fpr is not None and counts[0] < (needed := round(10 / each.fpr)):
+        return f"fewer than {needed} real images, too few for an interval at a false positive rate of {each.fpr:g}"
+    return few
+
+
+def _put(tree: dict[str, Any], place: tuple[str, ...], leaf: object) -> None:
+    for name in place[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[place[-1]] = leaf
+
+
+def metrics_document(
+    frame: pd.DataFrame,
+    threshold: Threshold | Mapping[str, Threshold],
+    reals_from: Mapping[str, str] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What `metrics.json` holds.
+
+    `overall` and `by_generator` are of the images as they are (`none`) where there are such rows, else of all.
+
+    Args:
+        frame: A predictions table; the rows of one split.
+        threshold: The stored threshold, or one for each detector by name.
+        reals_from: For a data set, the one whose reals its generators are measured against; its own by default.
+        resamples: Bootstrap resamples for each interval.
+        seed: Bootstrap seed.
+
+    Raises:
+        ValueError: The table is empty, or a detector has no threshold in `threshold`.
+    """
+    if frame.empty:
+        message = "there are no predictions to measure"
+        raise ValueError(message)
+    names = sorted(frame["detector"].unique())
+    thresholds = {names[0]: threshold} if isinstance(threshold, Threshold) else threshold
+    if lacking := [name for name in names if name not in thresholds]:
+        message = f"no threshold for the detectors {', '.join(lacking)}; give one for each by name"
+        raise ValueError(message)
+    one = partial(_one_detector, reals_from=reals_from or {}, resamples=resamples, seed=seed)
+    documents = {name: one(frame[frame["detector"] == name], thresholds[name]) for name in names}
+    return documents[names[0]] if len(names) == 1 else {"detectors": documents}
+
+
+def clean_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of unperturbed images; all rows where there are none."""
+    clean = frame[frame["perturbation"] == CLEAN]
+    return frame if clean.empty else clean
+
+
+def against_reals(frame: pd.DataFrame, reals_from: Mapping[str, str] | None = None) -> dict[str, pd.DataFrame]:
+    """For each `dataset/generator` its fakes, and the reals of its data set or of the one that `reals_from` names."""
+    fakes, reals = frame[frame["label"] == 1], frame[frame["label"] == 0]
+    tables = {}
+    for (dataset, generator), rows in fakes.groupby(["dataset", "generator"], sort=True):
+        source = (reals_from or {}).get(str(dataset), str(dataset))
+        tables[f"{dataset}/{generator}"] = pd.concat([reals[reals["dataset"] == source], rows])
+    return tables
+
+
+def _one_detector(frame: pd.DataFrame, threshold: Threshold, reals_from: Mapping[str, str], resamples: int, seed: int) -> dict[str, Any]:
+    take = partial(measure, threshold=threshold, resamples=resamples, seed=seed)
+    clean = clean_rows(frame)
+    overall = take(clean)
+    perturbed = {str(name): rows for name, rows in frame.groupby("perturbation", sort=True)}
+    sources = clean[clean["label"] == 0].groupby(["dataset", "generator"], sort=True)
+    only_fpr = [each for each in statistics(threshold) if each.place == ("fpr_at_threshold",)]
+    return {
+        "overall": overall,
+        "by_generator": {name: take(rows) for name, rows in against_reals(clean, reals_from).items()},
+        "by_perturbation": {name: overall if name == CLEAN or len(perturbed) == 1 else take(rows) for name, rows in perturbed.items()},
+        "by_source_of_reals": {f"{dataset}/{source}": take(rows, chosen=only_fpr) for (dataset, source), rows in sources},
+        "threshold": asdict(threshold),
+        "reals_from": dict(reals_from),
+        "bootstrap": {"resamples": resamples, "seed": seed, "level": LEVEL, "unit": "group"},
+    }

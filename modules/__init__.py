@@ -1,0 +1,1 @@
+"""Torch modules: diffusion models, extractors, networks, detectors and metrics."""

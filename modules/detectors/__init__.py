@@ -1,0 +1,6 @@
+"""LightningModules that score features; larger means more likely fake."""
+
+from modules.detectors.base import Detector
+from modules.detectors.fakeinversion import FakeInversion
+
+__all__ = ["Detector", "FakeInversion"]

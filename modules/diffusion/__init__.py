@@ -1,0 +1,5 @@
+"""Latent diffusion models, DDIM inversion and captioning."""
+
+from modules.diffusion.latent_diffusion import LatentDiffusion
+
+__all__ = ["LatentDiffusion"]

@@ -1,0 +1,187 @@
+"""A text-to-image latent diffusion model as the operations that detectors need."""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modules.diffusion.ddim import NoiseSchedule, follow
+from modules.images import to_unit
+
+# What `model_index.json` may name for each part. Other pipelines (two text encoders, transformers) need other conditioning.
+SUPPORTED_PARTS = {"vae": "AutoencoderKL", "unet": "UNet2DConditionModel", "text_encoder": "CLIPTextModel"}
+
+
+class LatentDiffusion(nn.Module):
+    """VAE, UNet, CLIP text encoder and noise schedule of any diffusers text-to-image model.
+
+    The networks are frozen. Latents are float32 whatever dtype the networks compute in, so that a long chain of DDIM steps
+    does not collect rounding errors.
+
+    Args:
+        vae: diffusers' `AutoencoderKL`.
+        unet: diffusers' `UNet2DConditionModel`.
+        text_encoder: transformers' `CLIPTextModel`.
+        tokenizer: transformers' `CLIPTokenizer`.
+        schedule: The noise schedule and what the UNet predicts.
+    """
+
+    vae: Any  # diffusers' and transformers' networks: their configurations are attributes that nn.Module does not type
+    unet: Any
+    text_encoder: Any
+
+    def __init__(self, vae: nn.Module, unet: nn.Module, text_encoder: nn.Module, tokenizer: Any, schedule: NoiseSchedule) -> None:
+        super().__init__()
+        self.vae = vae
+        self.unet = unet
+        self.text_encoder = text_encoder
+        self.tokenizer = tokenizer
+        self.schedule = schedule
+        self.requires_grad_(False).eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        revision: str | None = None,
+    ) -> "LatentDiffusion":
+        """Load a model in the diffusers directory format.
+
+        Args:
+            path_or_id: A local directory, or a model id of the Hugging Face hub.
+            dtype: What the networks compute in.
+            device: Where they are put.
+            revision: Branch, tag or commit of a hub model.
+
+        Raises:
+            FileNotFoundError: If the path looks local and is not a diffusers directory.
+            ValueError: If the model has parts that are not supported.
+        """
+        from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        check_model(path_or_id, revision)
+        pinned: dict[str, Any] = {} if revision is None else {"revision": revision}
+        unet = UNet2DConditionModel.from_pretrained(path_or_id, subfolder="unet", torch_dtype=dtype, **pinned)
+        vae = AutoencoderKL.from_pretrained(path_or_id, subfolder="vae", torch_dtype=dtype, **pinned)
+        text_encoder = CLIPTextModel.from_pretrained(path_or_id, subfolder="text_encoder", dtype=dtype, **pinned)
+        tokenizer = CLIPTokenizer.from_pretrained(path_or_id, subfolder="tokenizer", **pinned)
+        config = DDIMScheduler.load_config(path_or_id, subfolder="scheduler", **pinned)
+        return cls(vae, unet, text_encoder, tokenizer, NoiseSchedule.from_config(config)).to(device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the networks compute in."""
+        return next(self.unet.parameters()).dtype
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Scaled mean of the VAE's posterior.
+
+        Args:
+            images: `[B, 3, H, W]`, uint8 or float in [0, 1]; H and W multiples of the VAE's factor (8 for Stable Diffusion).
+
+        Returns:
+            float32 `[B, C, h, w]`.
+        """
+        scaled = to_unit(images.to(self.device)) * 2 - 1
+        mean = self.vae.encode(scaled.to(self.dtype)).latent_dist.mean.float()
+        return mean * self.vae.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images of latents: `[B, C, h, w]` to float32 `[B, 3, H, W]`, clamped to [0, 1]."""
+        unscaled = latents / self.vae.config.scaling_factor
+        decoded: Tensor = self.vae.decode(unscaled.to(self.dtype)).sample
+        return (decoded.float() / 2 + 0.5).clamp(0, 1)
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Text conditioning, `[B, L, D]` in the networks' dtype; equal prompts are embedded once."""
+        distinct = list(dict.fromkeys(prompts))
+        tokens = self.tokenizer(
+            distinct, padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True, return_tensors="pt"
+        )
+        embedded = self.text_encoder(tokens.input_ids.to(self.device))[0]
+        return embedded[torch.tensor([distinct.index(prompt) for prompt in prompts], device=self.device)]
+
+    def predict(self, latents: Tensor, timestep: int, embeddings: Tensor, guidance: float = 1.0) -> Tensor:
+        """The UNet's raw output (noise, or `v`), of the latents' shape and dtype.
+
+        Args:
+            latents: `[B, C, h, w]`.
+            timestep: Training timestep, the same for all.
+            embeddings: `[B, L, D]` of `embed`.
+            guidance: Classifier-free guidance (Ho and Salimans 2022). 1 takes one forward pass; any other value takes a second
+                with the empty prompt.
+        """
+        network_input = latents.to(self.dtype)
+        conditional: Tensor = self.unet(network_input, timestep, encoder_hidden_states=embeddings, return_dict=False)[0]
+        if guidance == 1.0:
+            return conditional.to(latents.dtype)
+        empty = self.embed([""]).expand_as(embeddings)
+        unconditional: Tensor = self.unet(network_input, timestep, encoder_hidden_states=empty, return_dict=False)[0]
+        return (unconditional + guidance * (conditional - unconditional)).to(latents.dtype)
+
+    def predict_noise(self, latents: Tensor, timestep: int, embeddings: Tensor, guidance: float = 1.0) -> Tensor:
+        """Predicted noise `ε(z, t, c)` of latents that are at noise level `timestep`; arguments as in `predict`."""
+        output = self.predict(latents, timestep, embeddings, guidance)
+        if self.schedule.prediction_type == "epsilon":
+            return output
+        alpha = float(self.schedule.alphas_cumprod[timestep])
+        return alpha**0.5 * output + (1 - alpha) ** 0.5 * latents
+
+    def invert(self, latents: Tensor, embeddings: Tensor, steps: int, guidance: float = 1.0) -> Tensor:
+        """DDIM inversion of clean latents to noise, `[B, C, h, w]` to the same."""
+        predict = partial(self.predict, embeddings=embeddings, guidance=guidance)
+        return follow(self.schedule.path(steps, "invert"), latents, predict)
+
+    def denoise(self, latents: Tensor, embeddings: Tensor, steps: int, guidance: float = 1.0, start: int | None = None) -> Tensor:
+        """Deterministic DDIM sampling from noise to clean latents, `[B, C, h, w]` to the same.
+
+        Args:
+            latents: At the noise level of the first step that is taken.
+            embeddings: `[B, L, D]` of `embed`.
+            steps: Steps from pure noise to clean.
+            guidance: As in `predict`.
+            start: Take only the last `start` of those steps (image-to-image); all of them by default.
+        """
+        predict = partial(self.predict, embeddings=embeddings, guidance=guidance)
+        path = self.schedule.path(steps, "denoise")
+        return follow(path if start is None else path[len(path) - start :], latents, predict)
+
+
+def check_model(path_or_id: str, revision: str | None = None) -> None:
+    """Refuse, before any weights are read, what is not a supported text-to-image model.
+
+    Raises:
+        FileNotFoundError: If a local directory lacks `model_index.json`, or a path that does not exist looks local.
+        ValueError: If the model's parts are not those of `SUPPORTED_PARTS`.
+    """
+    index = read_model_index(path_or_id, revision)
+    for part, wanted in SUPPORTED_PARTS.items():
+        found = (index.get(part) or [None, None])[-1]
+        if found != wanted:
+            msg = f"{path_or_id!r} names {found} as its {part}; only text-to-image models with {wanted} are supported"
+            raise ValueError(msg)
+
+
+def read_model_index(path_or_id: str, revision: str | None = None) -> dict[str, Any]:
+    """`model_index.json` of a local directory or a hub model."""
+    folder = Path(path_or_id)
+    if folder.is_dir() and (folder / "model_index.json").is_file():
+        return dict(json.loads((folder / "model_index.json").read_text()))
+    if folder.is_dir() or path_or_id.startswith((".", "/", "~")) or path_or_id.count("/") != 1 or path_or_id.startswith("assets/"):
+        msg = f"{path_or_id!r} is not a directory with a model_index.json; name a diffusers model directory or a hub id like 'owner/name'"
+        raise FileNotFoundError(msg)
+    from diffusers import DiffusionPipeline
+
+    return dict(DiffusionPipeline.load_config(path_or_id, revision=revision))

@@ -1,0 +1,70 @@
+"""The contract of extractors."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from modules.settings import settings_of
+
+Features = dict[str, Tensor]
+
+
+class Extractor(nn.Module, ABC):
+    """A frozen function of an image whose results are cached.
+
+    A subclass keeps every constructor argument as an attribute of the same name, and loads no weights before `load`: building
+    one must stay cheap, since a warm cache never needs them.
+
+    Attributes:
+        name: Short name, part of the cache directory's.
+        warn_below: Diagnostics (see there) whose median below this value is worth a warning, with what it may mean.
+    """
+
+    name: ClassVar[str] = "extractor"
+    warn_below: ClassVar[dict[str, tuple[float, str]]] = {}
+
+    def settings(self) -> dict[str, Any]:
+        """Class and constructor arguments in plain types."""
+        return settings_of(self)
+
+    @property
+    def weights(self) -> dict[str, str | None]:
+        """Model directories or hub ids that the features depend on, each with its revision."""
+        return {}
+
+    @property
+    def uses_record_captions(self) -> bool:
+        """Whether a record's caption changes its features."""
+        return False
+
+    @abstractmethod
+    def load(self) -> None:
+        """Load the weights; called once, before the first batch."""
+
+    @abstractmethod
+    def prepare(self, image: Tensor) -> Tensor:
+        """Bring one decoded image to the form that `forward` stacks: uint8 `[3, H, W]` to uint8 `[3, h, w]`. Runs in loader workers."""
+
+    def prompts_for(self, images: Tensor, captions: Sequence[str | None]) -> list[str]:
+        """The prompt of each image; the records' captions, or none, unless a subclass captions them."""
+        return [caption or "" for caption in captions]
+
+    @abstractmethod
+    def forward(self, images: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Features:
+        """Features of a batch.
+
+        Args:
+            images: `[B, 3, h, w]`, uint8 or float in [0, 1].
+            prompts: One string an image.
+            seeds: One integer an image, from its content, for extractors that draw random numbers: an image's features do not
+                depend on the batch that it came in.
+
+        Returns:
+            Tensors whose first dimension is B.
+        """
+
+    def diagnostics(self, features: Features) -> dict[str, Tensor]:
+        """Figures of each image, `[B]`, that tell whether the extraction went well; none by default."""
+        return {}

@@ -1,0 +1,141 @@
+"""FakeInversion's features: the image, its decoded DDIM noise map and its decoded reconstruction (Cazenavette et al., CVPR 2024)."""
+
+import logging
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from modules.diffusion.captioner import Captioner
+from modules.diffusion.latent_diffusion import LatentDiffusion
+from modules.extractors.base import Extractor, Features
+from modules.images import psnr, to_uint8, to_unit
+
+log = logging.getLogger(__name__)
+
+PROMPT_SOURCES = ("records", "empty", "captioner")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class InversionExtractor(Extractor):
+    """Text-conditioned DDIM inversion and reconstruction of an image by a latent diffusion model.
+
+    `forward` gives uint8 `[B, 3, size, size]` features `image`, `noise_map` (the decoded end of the inversion) and
+    `reconstruction` (decoded after denoising it again); with `keep_latents` also `noise_latent` and `reconstruction_latent`,
+    float16 `[B, C, h, w]`.
+
+    Args:
+        model: Directory or hub id of a text-to-image diffusers model.
+        revision: Branch, tag or commit of a hub model.
+        size: Side in pixels of the square that the diffusion model sees: the centre of the image with its short side resized.
+        steps: DDIM steps each way.
+        guidance: Classifier-free guidance; above 1 the round trip breaks.
+        prompt_source: `records` (the records' captions), `empty` (unconditional), or `captioner`.
+        captioner: BLIP or BLIP-2 model that describes the images where `prompt_source` is `captioner`.
+        model_dtype: What the networks compute in: `float32`, `bfloat16` or `float16`. The DDIM state is float32.
+        keep_latents: Also keep the two latents, to render the features again at another size.
+    """
+
+    name: ClassVar[str] = "inversion"
+    warn_below: ClassVar[dict[str, tuple[float, str]]] = {
+        "round_trip_psnr": (15.0, "the reconstructions are far from the images: look for a wrong scheduler, prompt, guidance or image size")
+    }
+
+    def __init__(
+        self,
+        model: str = "assets/tiny-diffusion",
+        revision: str | None = None,
+        size: int = 512,
+        steps: int = 50,
+        guidance: float = 1.0,
+        prompt_source: Literal["records", "empty", "captioner"] = "records",
+        captioner: str = "Salesforce/blip2-opt-2.7b",
+        model_dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        keep_latents: bool = False,
+    ) -> None:
+        super().__init__()
+        if prompt_source not in PROMPT_SOURCES:
+            msg = f"prompt_source is {prompt_source!r}; it must be one of {PROMPT_SOURCES}"
+            raise ValueError(msg)
+        self.model = model
+        self.revision = revision
+        self.size = size
+        self.steps = steps
+        self.guidance = guidance
+        self.prompt_source = prompt_source
+        self.captioner = captioner
+        self.model_dtype = model_dtype
+        self.keep_latents = keep_latents
+        self.diffusion: LatentDiffusion | None = None
+        self.describe: Captioner | None = None
+
+    @property
+    def weights(self) -> dict[str, str | None]:
+        """The diffusion model, and the captioner where one is used."""
+        named = {self.model: self.revision}
+        return named | {self.captioner: None} if self.prompt_source == "captioner" else named
+
+    @property
+    def uses_record_captions(self) -> bool:
+        """True where the records' captions are the prompts."""
+        return self.prompt_source == "records"
+
+    def load(self) -> None:
+        """Load the diffusion model and, where it is used, the captioner."""
+        dtype = DTYPES[self.model_dtype]
+        if self.guidance > 1:
+            log.warning("guidance %s is above 1: inversion and reconstruction no longer undo each other", self.guidance)
+        self.diffusion = LatentDiffusion.from_pretrained(self.model, dtype, revision=self.revision)
+        if self.prompt_source == "captioner":
+            self.describe = Captioner.from_pretrained(self.captioner, dtype)
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """Centre square, its side resized to `size`: uint8 `[3, H, W]` to uint8 `[3, size, size]`."""
+        square = transforms.center_crop(image, [min(image.shape[1:])] * 2)
+        if square.shape[1] == self.size:
+            return square
+        return transforms.resize(square, [self.size, self.size], transforms.InterpolationMode.BICUBIC, antialias=True)
+
+    def prompts_for(self, images: Tensor, captions: Sequence[str | None]) -> list[str]:
+        """The prompt of each image by `prompt_source`."""
+        if self.prompt_source == "records":
+            return [caption or "" for caption in captions]
+        if self.describe is None:
+            return [""] * len(captions)
+        return self.describe(images)
+
+    def forward(self, images: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Features:
+        """Invert, reconstruct and decode both; see the class for the features. Nothing random: `seeds` are not used."""
+        model = self._loaded()
+        embeddings = model.embed(prompts)
+        clean = model.encode(images)
+        noise = model.invert(clean, embeddings, self.steps, self.guidance)
+        rebuilt = model.denoise(noise, embeddings, self.steps, self.guidance)
+        decoded = to_uint8(model.decode(torch.cat([noise, rebuilt])))  # one pass of the decoder for both
+        noise_map, reconstruction = decoded.chunk(2)
+        features = {"image": to_uint8(to_unit(images)), "noise_map": noise_map, "reconstruction": reconstruction}
+        if self.keep_latents:
+            features |= {"noise_latent": noise.half(), "reconstruction_latent": rebuilt.half()}
+        self._refuse_non_finite(noise, rebuilt)
+        return features
+
+    def diagnostics(self, features: Features) -> dict[str, Tensor]:
+        """Round-trip PSNR in dB between image and reconstruction."""
+        return {"round_trip_psnr": psnr(features["image"], features["reconstruction"])}
+
+    def _loaded(self) -> LatentDiffusion:
+        if self.diffusion is None:
+            self.load()
+        if self.diffusion is None:  # pragma: no cover - load sets it
+            msg = "the diffusion model is not loaded"
+            raise RuntimeError(msg)
+        return self.diffusion
+
+    def _refuse_non_finite(self, *latents: Tensor) -> None:
+        """A latent that overflowed decodes to a plausible grey image, so it is caught here."""
+        for latent in latents:
+            if not bool(torch.isfinite(latent).all()):
+                msg = f"the diffusion model gave non-finite latents in {self.model_dtype}; set data.extractor.model_dtype to float32"
+                raise FloatingPointError(msg)

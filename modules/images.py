@@ -1,0 +1,36 @@
+"""Images as tensors: the two ranges that extractors accept, and the way between them."""
+
+import torch
+from torch import Tensor
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Images as float in [0, 1].
+
+    Args:
+        images: `[B, 3, H, W]`, uint8, or floating point already in [0, 1].
+
+    Raises:
+        TypeError: If the dtype is neither.
+        ValueError: If the shape is another.
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        msg = f"images have shape {tuple(images.shape)}; [B, 3, H, W] is needed"
+        raise ValueError(msg)
+    if images.dtype == torch.uint8:
+        return images.float() / 255
+    if images.is_floating_point():
+        return images
+    msg = f"images have dtype {images.dtype}; uint8, or floating point in [0, 1], is needed"
+    raise TypeError(msg)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Floating-point images as uint8, clamped to [0, 1] and rounded to the nearest level; any shape."""
+    return (images.float().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def psnr(first: Tensor, second: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of uint8 image pairs, `[B, 3, H, W]` each to `[B]`; infinite for equal images."""
+    error = (first.double() - second.double()).square().flatten(1).mean(1)
+    return 10 * torch.log10(255**2 / error)

@@ -1,0 +1,1 @@
+"""Ranking metrics: pure functions, and torchmetrics wrappers around them."""

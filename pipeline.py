@@ -1,0 +1,149 @@
+"""The steps that the root scripts share: extract what is missing, score, write the results."""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from datamodules.datamodule import FeatureDataModule
+from datamodules.records import Record
+from modules.detectors.base import Detector
+
+log = logging.getLogger("undertow")
+
+
+def extract_missing(data: FeatureDataModule, hardware: dict[str, Any]) -> int:
+    """Extract the features of images that have none.
+
+    Args:
+        data: Whose images.
+        hardware: `accelerator`, `devices`, `strategy` and `num_nodes` of the Trainer that does it.
+
+    Returns:
+        Number of images that had no features.
+    """
+    from datamodules.extraction import ExtractionModule
+
+    missing = data.missing()
+    if not missing:
+        log.info("All features are in %s: nothing to extract.", data.cache.folder)
+        return 0
+    log.info("Extracting features of %d images to %s", len(missing), data.cache.folder)
+    loader, writing = data.extraction(missing)
+    trainer = Trainer(**hardware, logger=False, enable_checkpointing=False, enable_model_summary=False, callbacks=[writing])
+    trainer.predict(ExtractionModule(data.extractor), dataloaders=loader, return_predictions=False)
+    return len(missing)
+
+
+def score(trainer: Trainer, detector: Detector, loaders: list[DataLoader[Any]], checkpoint: Path | None = None) -> dict[str, float]:
+    """Score of every image of the loaders by its key, on every rank, each image once.
+
+    Args:
+        trainer: What runs the prediction.
+        detector: Whose scores.
+        loaders: Loaders of `FeatureDataModule`.
+        checkpoint: Weights and threshold to load first; those that the detector has where None.
+    """
+    outputs = trainer.predict(detector, dataloaders=loaders, ckpt_path=checkpoint, return_predictions=True) or []
+    batches = [batch for loader in (outputs if len(loaders) > 1 else [outputs]) for batch in loader]
+    mine = {key: float(value) for batch in batches for key, value in zip(batch["key"], batch["score"], strict=True)}
+    return {key: value for scores in _from_all_ranks(mine) for key, value in scores.items()}
+
+
+def _from_all_ranks(mine: dict[str, float]) -> list[dict[str, float]]:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [mine]
+    gathered: list[dict[str, float]] = [{}] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, mine)
+    return gathered
+
+
+def predictions_table(records: Iterable[Record], scores: dict[str, float], detector: str, perturbation: str) -> pd.DataFrame:
+    """The predictions table's rows of the images that were scored."""
+    from evaluation.predictions import make_table
+
+    rows = []
+    for record in records:
+        if record.key in scores:
+            told = {name: getattr(record, name) for name in ("key", "dataset", "split", "label", "generator", "family", "group")}
+            extra = {"path": record.path or record.url, "detector": detector, "perturbation": perturbation}
+            rows.append(told | extra | {"score": scores[record.key], "probability": None, "predicted_family": None})
+    return make_table(rows)
+
+
+def pictures(data: FeatureDataModule, records: Iterable[Record]) -> Any:
+    """A function that gives, by key, the pictures that the detector saw, as uint8 `[H, W, 3]` arrays by name."""
+    by_key = {record.key: record for record in records}
+    reader = data.cache.reader()
+
+    def load(key: str) -> dict[str, NDArray[np.uint8]]:
+        arrays = data.load_features(by_key[key], reader)
+        shown = {name: array.transpose(1, 2, 0) for name, array in arrays.items() if array.dtype == np.uint8 and array.ndim == 3}
+        if {"image", "reconstruction"} <= shown.keys():
+            difference = np.abs(shown["image"].astype(np.int16) - shown["reconstruction"].astype(np.int16))
+            shown["residual"] = difference.astype(np.uint8)
+        return shown
+
+    return load
+
+
+def write_run(detector: Detector, data: FeatureDataModule, trainer: Trainer, scores: dict[str, float], folder: Path) -> dict[str, Any]:
+    """Write predictions, metrics, figures and report of a run, and log the test metrics; on rank 0 only.
+
+    Returns:
+        The contents of `metrics.json`.
+    """
+    from evaluation.results import write_results
+
+    records = [record for record in data.records() if record.key in scores]
+    frame = predictions_table(records, scores, detector.name, data.perturbation)
+    facts = {
+        "detector": detector.name,
+        "run": folder.name,
+        "extractor": f"{data.extractor.name} {data.cache.extractor_fingerprint}",
+        "source": data.source.name,
+        "perturbation": data.perturbation,
+    }
+    metrics = write_results(folder, frame, detector.threshold, pictures(data, records), facts)
+    logged = flat_metrics(metrics)
+    for logger in trainer.loggers:
+        logger.log_metrics(logged, step=trainer.global_step)
+        logger.finalize("success")
+    return metrics
+
+
+def flat_metrics(metrics: dict[str, Any]) -> dict[str, float]:
+    """The values of `metrics.json` under the logged names: `test/auroc`, `test/<dataset>/<generator>/auroc` and so on."""
+    flat: dict[str, float] = {}
+    parts = {"test": metrics["overall"]} | {f"test/{name}": part for name, part in metrics["by_generator"].items()}
+    for prefix, part in parts.items():
+        cells = {name: part[name] for name in ("auroc", "average_precision", "accuracy", "balanced_accuracy")}
+        cells |= {f"tpr_at_fpr_{fpr}": cell for fpr, cell in part["tpr_at_fpr"].items()}
+        flat |= {f"{prefix}/{name}": cell["value"] for name, cell in cells.items() if cell["value"] is not None}
+    return flat
+
+
+def is_main_process() -> bool:
+    """Whether this is rank 0 of all nodes."""
+    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
+
+
+def last_words(metrics: dict[str, Any], detector: Detector, folder: Path) -> str:
+    """What came out, and where it lies."""
+    lines = [f"{'AUROC':>8}  {'reals':>6} {'fakes':>6}"]
+    parts = metrics["by_generator"] | {"all": metrics["overall"]}
+    for name, part in parts.items():
+        value = part["auroc"]["value"]
+        lines.append(f"{'-' if value is None else format(value, '.3f'):>8}  {part['n_real']:>6} {part['n_fake']:>6}  {name}")
+    threshold = detector.threshold
+    found = f"no threshold: {threshold.reason}" if threshold.value is None else f"threshold {threshold.value:.3f}"
+    lines.append(f"{found} (FPR {threshold.fpr} on {threshold.n} validation reals)")
+    return "\n".join([*lines, f"Report: {folder / 'report.html'}", f"All results: {folder}"])

@@ -1,0 +1,28 @@
+"""No test takes the network, and hubs and W&B are told so before anything imports them."""
+
+import os
+import socket
+
+import pytest
+
+os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true", HF_HUB_DISABLE_TELEMETRY="1")
+LOCAL = ("127.", "::1", "localhost", "0.0.0.0")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Refuse every connection that leaves this machine, with a message that says who tried."""
+    connect, resolve = socket.socket.connect, socket.getaddrinfo
+
+    def guarded_connect(self, address):
+        if self.family != socket.AF_UNIX and not str(address[0]).startswith(LOCAL):
+            pytest.fail(f"a test tried to connect to {address}", pytrace=True)
+        return connect(self, address)
+
+    def guarded_resolve(host, *args, **kwargs):
+        if host is not None and not str(host).startswith((*LOCAL, socket.gethostname())):
+            pytest.fail(f"a test tried to look up {host}", pytrace=True)
+        return resolve(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded_connect)
+    monkeypatch.setattr(socket, "getaddrinfo", guarded_resolve)

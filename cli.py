@@ -25,6 +25,8 @@ LAST = "last.ckpt"
 RESULTS = ("log.csv", "checkpoints", "predictions.parquet", "metrics.json", "report.html")
 # The run directory that rank 0 chose, for the processes that it starts.
 RUN_VARIABLE = "UNDERTOW_RUN_DIRECTORY"
+# The Trainer's settings that say where things run; extraction has a Trainer of its own on the same hardware.
+HARDWARE = ("accelerator", "devices", "strategy", "num_nodes")
 # Options that say how to run, not what: they may differ when a run is resumed.
 NOT_COMPARED = ("resume", "force", "name")
 
@@ -44,6 +46,11 @@ class Run:
 
     folder: Path
     checkpoint: Path | None
+
+
+def is_main_process() -> bool:
+    """Whether this is rank 0 of all nodes."""
+    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
 
 
 def find_run(runs: Path, name: str, resume: str) -> Run:
@@ -106,7 +113,7 @@ class UndertowCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Choose the run directory and write its `config.yaml` before anything that takes long."""
         given = os.environ.get(RUN_VARIABLE)
-        if given and rank_zero_only.rank != 0:
+        if given and not is_main_process():
             self.run = Run(Path(given), find_run(Path(given).parent, Path(given).name, "auto").checkpoint)
             return
         self.run = find_run(Path(self.config.runs_dir), self.config.name or self._default_name(), self.config.resume)
@@ -128,7 +135,7 @@ class UndertowCLI(LightningCLI):
 
     def hardware(self) -> dict[str, Any]:
         """The Trainer's settings that say where things run, for the extraction's own Trainer."""
-        return {name: self.config_init.trainer[name] for name in ("accelerator", "devices", "strategy", "num_nodes")}
+        return {name: self.config_init.trainer[name] for name in HARDWARE}
 
     def _checkpoints(self) -> list[Callback]:
         configured = self.config_init.trainer.callbacks or []

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
@@ -52,7 +51,7 @@ def score(trainer: Trainer, detector: Detector, loaders: list[DataLoader[Any]], 
         loaders: Loaders of `FeatureDataModule`.
         checkpoint: Weights and threshold to load first; those that the detector has where None.
     """
-    outputs = trainer.predict(detector, dataloaders=loaders, ckpt_path=checkpoint, return_predictions=True) or []
+    outputs: list[Any] = trainer.predict(detector, dataloaders=loaders, ckpt_path=checkpoint, return_predictions=True) or []
     batches = [batch for loader in (outputs if len(loaders) > 1 else [outputs]) for batch in loader]
     mine = {key: float(value) for batch in batches for key, value in zip(batch["key"], batch["score"], strict=True)}
     return {key: value for scores in _from_all_ranks(mine) for key, value in scores.items()}
@@ -129,11 +128,6 @@ def flat_metrics(metrics: dict[str, Any]) -> dict[str, float]:
         cells |= {f"tpr_at_fpr_{fpr}": cell for fpr, cell in part["tpr_at_fpr"].items()}
         flat |= {f"{prefix}/{name}": cell["value"] for name, cell in cells.items() if cell["value"] is not None}
     return flat
-
-
-def is_main_process() -> bool:
-    """Whether this is rank 0 of all nodes."""
-    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
 
 
 def last_words(metrics: dict[str, Any], detector: Detector, folder: Path) -> str:

@@ -96,11 +96,13 @@ def wandb_logger(folder: Path, name: str, job_type: str, group: str) -> Logger:
     offline = "WANDB_MODE" not in os.environ and not _has_key()
     if offline:
         log.info("W&B has no key: this run is logged offline; send it later with: wandb sync %s", folder / "wandb" / "offline-run-*")
+    # Lightning's own `offline` sets a mode that W&B has dropped.
+    mode: dict[str, Any] = {"mode": "offline"} if offline else {}
     return WandbLogger(
         name=name,
         save_dir=str(folder),
         project=os.environ.get("WANDB_PROJECT", "undertow"),
-        **({"mode": "offline"} if offline else {}),  # Lightning's own `offline` sets a mode that W&B has dropped
+        **mode,
         id=_run_id(folder),
         resume="allow",
         group=group,

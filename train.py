@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lightning.pytorch.cli import ArgsType
 
-from cli import UndertowCLI, best_checkpoint
+from cli import UndertowCLI, best_checkpoint, is_main_process
 from datamodules.errors import DataError
 
 log = logging.getLogger("undertow")
@@ -27,7 +27,7 @@ def main(args: ArgsType = None) -> Path:
     pipeline.extract_missing(data, cli.hardware())
     trainer.fit(detector, datamodule=data, ckpt_path=cli.run.checkpoint)
     scores = pipeline.score(trainer, detector, [data.val_dataloader(), data.test_dataloader()], best_checkpoint(trainer))
-    if pipeline.is_main_process():
+    if is_main_process():
         metrics = pipeline.write_run(detector, data, trainer, scores, folder)
         print(pipeline.last_words(metrics, detector, folder))
     return folder

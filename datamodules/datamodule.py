@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ class FeatureDataModule(pl.LightningDataModule):
         limit: At most so many images of each split and generator.
         on_leak: What to do where content, group or pair stands in two splits: `error`, or `drop` it from training and validation.
         families: YAML file of generators and families that extends the built-in one.
+        evaluate_only: Every image is tested on, whatever split it has.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class FeatureDataModule(pl.LightningDataModule):
         limit: int | None = None,
         on_leak: str = "error",
         families: str | None = None,
+        evaluate_only: bool = False,
     ) -> None:
         super().__init__()
         find_perturbation(perturbation)
@@ -132,6 +135,7 @@ class FeatureDataModule(pl.LightningDataModule):
         self.limit = limit
         self.on_leak = on_leak
         self.families = families
+        self.evaluate_only = evaluate_only
         self.features: Sequence[str] | None = None
         self._records: list[Record] | None = None
         self._cache: FeatureCache | None = None
@@ -156,14 +160,22 @@ class FeatureDataModule(pl.LightningDataModule):
             DataError: If the data cannot be trained or tested on as it is.
         """
         if self._records is None:
-            found = self.family_map.resolve(self.source.records(Path(self.cache_dir)))
-            train_fraction = 1 - self.val_fraction - self.test_fraction
-            found = assign_splits(found, (train_fraction, self.val_fraction, self.test_fraction), self.split_seed, self.train_on)
-            found = limit_records(check_leaks(found, self.on_leak), self.limit, self.split_seed)
-            check_classes(found, ("train", "val", "test"))
+            found = self._split(self.family_map.resolve(self.source.records(Path(self.cache_dir))))
             check_captions(found, self.extractor)
             self._records = found
         return self._records
+
+    def _split(self, records: list[Record]) -> list[Record]:
+        """Records with their splits, without leaks, within the limit."""
+        if self.evaluate_only:
+            tested = limit_records([replace(record, split="test") for record in records], self.limit, self.split_seed)
+            check_classes(tested, ("test",))
+            return tested
+        fractions = (1 - self.val_fraction - self.test_fraction, self.val_fraction, self.test_fraction)
+        assigned = check_leaks(assign_splits(records, fractions, self.split_seed, self.train_on), self.on_leak)
+        found = limit_records(assigned, self.limit, self.split_seed)
+        check_classes(found, SPLITS)
+        return found
 
     def usable(self, split: str) -> list[Record]:
         """Records of a split that have features."""
@@ -198,7 +210,7 @@ class FeatureDataModule(pl.LightningDataModule):
         """Table of images by data set, generator and split."""
         counts = Counter((record.dataset, record.generator, record.split or "") for record in self.records())
         kinds = sorted({(dataset, generator) for dataset, generator, _ in counts})
-        rows = [("data set / generator", *SPLITS)]
+        rows: list[tuple[str, ...]] = [("data set / generator", *SPLITS)]
         rows += [(f"{dataset}/{generator}", *(str(counts[dataset, generator, split]) for split in SPLITS)) for dataset, generator in kinds]
         width = max(len(row[0]) for row in rows)
         return "\n".join(f"{row[0]:<{width}}" + "".join(f"{cell:>8}" for cell in row[1:]) for row in rows)

@@ -105,7 +105,7 @@ class _Folder:
     """The manifest's folder, which paths must not leave."""
 
     def __init__(self, root: Path, allow_outside: bool) -> None:
-        self.root = os.fspath(root)
+        self.root = os.path.abspath(root)
         self.allow_outside = allow_outside
         self._real_root = os.path.realpath(root)
         self._inside: dict[str, bool] = {}

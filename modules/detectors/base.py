@@ -144,7 +144,8 @@ class Detector(pl.LightningModule, ABC):
         if not self.trainer.sanity_checking:
             # Every rank computes the same value from the scores of all, so nothing is left to reduce.
             values = {name: value.float() for name, value in metrics.compute().items()}
-            self.log_dict(values, prog_bar=split == "val", rank_zero_only=False, sync_dist=False)
+            for name, value in values.items():
+                self.log(name, value, prog_bar=name == "val/auroc", sync_dist=False)
         metrics.reset()
 
 

@@ -140,14 +140,16 @@ def auroc(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tens
     Returns:
         `[...]` in [0, 1], double; NaN with a warning for one class or NaN scores.
     """
+    points = curve(scores, labels, weights)
     _warn_if_undefined(scores, labels)
-    return curve(scores, labels, weights).auroc()
+    return points.auroc()
 
 
 def average_precision(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Average precision of raw scores, as scikit-learn defines it; arguments and NaN as for `auroc`."""
+    points = curve(scores, labels, weights)
     _warn_if_undefined(scores, labels)
-    return curve(scores, labels, weights).average_precision()
+    return points.average_precision()
 
 
 def tpr_at_fpr(scores: Tensor, labels: Tensor, fpr: float, weights: Tensor | None = None) -> Tensor:
@@ -158,20 +160,23 @@ def tpr_at_fpr(scores: Tensor, labels: Tensor, fpr: float, weights: Tensor | Non
     if not 0 <= fpr <= 1:
         message = f"fpr is a share of the reals, in [0, 1]; got {fpr}"
         raise ValueError(message)
+    points = curve(scores, labels, weights)
     _warn_if_undefined(scores, labels)
-    return curve(scores, labels, weights).tpr_at_fpr(fpr)
+    return points.tpr_at_fpr(fpr)
 
 
 def accuracy(scores: Tensor, labels: Tensor, threshold: float, weights: Tensor | None = None) -> Tensor:
     """Share of images on the right side of `threshold` (fake: score > threshold), `[...]`; one class is enough."""
+    points = curve(scores, labels, weights)
     _warn_if_undefined(scores, labels, classes=1)
-    return curve(scores, labels, weights).accuracy(threshold)
+    return points.accuracy(threshold)
 
 
 def balanced_accuracy(scores: Tensor, labels: Tensor, threshold: float, weights: Tensor | None = None) -> Tensor:
     """Mean of the shares of fakes and of reals on the right side of `threshold`, `[...]`; NaN as for `auroc`."""
+    points = curve(scores, labels, weights)
     _warn_if_undefined(scores, labels)
-    return curve(scores, labels, weights).balanced_accuracy(threshold)
+    return points.balanced_accuracy(threshold)
 
 
 def threshold_at_fpr(real_scores: Tensor, fpr: float) -> Threshold:

@@ -46,8 +46,6 @@ def test_numbers_and_back(families):
 def test_spelling_makes_no_difference(families):
     names = ("Stable Diffusion 1.5", "stable_diffusion-1.5", "STABLE-DIFFUSION 1 5")
     assert {families.family(name) for name in names} == {"latent-diffusion"}
-        "latent-diffusion"
-    }
 
 
 def test_real_then_the_record_then_the_map(families):

@@ -139,11 +139,14 @@ class FeatureDataModule(pl.LightningDataModule):
         self.features: Sequence[str] | None = None
         self._records: list[Record] | None = None
         self._cache: FeatureCache | None = None
+        self._families: FamilyMap | None = None
 
     @property
     def family_map(self) -> FamilyMap:
-        """Generators, families and their integers."""
-        return FamilyMap.load(self.families)
+        """Generators, families and their integers; families that only the data names come after the known ones."""
+        if self._families is None:
+            self._families = FamilyMap.load(self.families).including(self.records())
+        return self._families
 
     @property
     def cache(self) -> FeatureCache:
@@ -160,7 +163,7 @@ class FeatureDataModule(pl.LightningDataModule):
             DataError: If the data cannot be trained or tested on as it is.
         """
         if self._records is None:
-            found = self._split(self.family_map.resolve(self.source.records(Path(self.cache_dir))))
+            found = self._split(FamilyMap.load(self.families).resolve(self.source.records(Path(self.cache_dir))))
             check_captions(found, self.extractor)
             self._records = found
         return self._records

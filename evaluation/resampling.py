@@ -142,7 +142,7 @@ def bootstrap_interval(
     Returns:
         The interval; null with the reason below 10 groups in a class.
     """
-    classes, raw = np.asarray(labels, dtype=np.int64), np.asarray(scores, dtype=np.float64)
+    classes, raw = np.array(labels, dtype=np.int64, order="C"), np.array(scores, dtype=np.float64, order="C")
     places = [f"{place:012d}" for place in range(classes.size)]
     codes = group_codes([""] * classes.size if groups is None else groups, places)
     tensors = torch.tensor(raw), torch.tensor(classes)

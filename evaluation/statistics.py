@@ -22,9 +22,8 @@ from evaluation.resampling import (
     too_few_groups,
 )
 from evaluation.resampling import bootstrap_interval as bootstrap_interval
-from modules.metrics.functional import Curve, Threshold, curve
+from modules.metrics.functional import FPRS, Curve, Threshold, curve
 
-FPRS = (0.1, 0.05, 0.01, 0.001)
 PREVALENCES = (0.01, 0.001)
 CLEAN = "none"
 

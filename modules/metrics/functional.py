@@ -22,6 +22,9 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+FPRS = (0.1, 0.05, 0.01, 0.001)
+"""False positive rates that true positive rates are reported at."""
+
 
 @dataclass(frozen=True)
 class Curve:

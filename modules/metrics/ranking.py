@@ -14,8 +14,8 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
 from modules.metrics import functional
+from modules.metrics.functional import FPRS
 
-FPRS = (0.1, 0.05, 0.01, 0.001)
 _STATES = {"scores": torch.float64, "labels": torch.int64, "index": torch.int64}
 _POINT = "_point_"
 

@@ -5,11 +5,10 @@ import pickle
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
+import two_ranks
 from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, roc_auc_score
 
 from modules.metrics.ranking import AUROC, Accuracy, AveragePrecision, BalancedAccuracy, TPRAtFPR, ranking_metrics
@@ -17,14 +16,8 @@ from modules.metrics.ranking import AUROC, Accuracy, AveragePrecision, BalancedA
 NAMES = {"auroc", "average_precision", "tpr_at_fpr_0.1", "tpr_at_fpr_0.05", "tpr_at_fpr_0.01", "tpr_at_fpr_0.001"}
 
 
-def data(n=333, seed=0):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 2, n)
-    return torch.tensor(rng.normal(size=n) * 5 + labels * 4), torch.tensor(labels)
-
-
 def test_accumulates_over_batches():
-    scores, labels = data()
+    scores, labels = two_ranks.data()
     metrics = {
         "auroc": (AUROC(), roc_auc_score(labels, scores)),
         "ap": (AveragePrecision(), average_precision_score(labels, scores)),
@@ -41,7 +34,7 @@ def test_accumulates_over_batches():
 
 
 def test_threshold_is_set_later_and_none_is_nan():
-    scores, labels = data()
+    scores, labels = two_ranks.data()
     metric = Accuracy()
     metric.update(scores, labels)
     metric.threshold = 1.5
@@ -52,7 +45,7 @@ def test_threshold_is_set_later_and_none_is_nan():
 
 
 def test_doubled_rows_count_once_and_rows_without_index_all_count():
-    scores, labels = data()
+    scores, labels = two_ranks.data()
     index = torch.arange(333)
     again = torch.cat([index, index[:100], index[:7]])
     metric = AUROC()
@@ -64,7 +57,7 @@ def test_doubled_rows_count_once_and_rows_without_index_all_count():
 
 
 def test_collection_names_prefix_groups_and_pickle():
-    scores, labels = data()
+    scores, labels = two_ranks.data()
     metrics = ranking_metrics()
     val, test = metrics.clone(prefix="val/"), metrics.clone(prefix="test/")
     for start in range(0, 333, 64):
@@ -109,30 +102,9 @@ def test_shapes_are_checked():
         AUROC().update(torch.zeros(4), torch.zeros(4), torch.arange(3))
 
 
-def shard(rank, kind):
-    """What a rank sees: shards of different sizes, with rows that others have seen too; or nothing at all."""
-    if kind == "empty":
-        return torch.arange(333) if rank == 0 else torch.arange(0)
-    return torch.arange(0, 250) if rank == 0 else torch.cat([torch.arange(200, 333), torch.arange(5)])
-
-
-def process(rank, address, results):
-    dist.init_process_group("gloo", init_method=f"file://{address}", rank=rank, world_size=2)
-    scores, labels = data()
-    for kind in ("uneven", "empty"):
-        metrics = ranking_metrics().clone(prefix="test/")
-        mine = shard(rank, kind)
-        for start in range(0, len(mine), 64):
-            batch = mine[start : start + 64]
-            metrics.update(scores[batch].float(), labels[batch], batch)
-        found = {name: float(value) for name, value in metrics.compute().items()}
-        torch.save(found, f"{results}/{kind}-{rank}.pt")
-    dist.destroy_process_group()
-
-
 def test_two_processes_agree_with_one(tmp_path):
-    mp.spawn(process, args=(tmp_path / "meeting", str(tmp_path)), nprocs=2)
-    scores, labels = data()
+    mp.spawn(two_ranks.run, args=(tmp_path / "meeting", str(tmp_path)), nprocs=2)
+    scores, labels = two_ranks.data()
     metrics = ranking_metrics().clone(prefix="test/")
     metrics.update(scores.float(), labels)
     expected = {name: float(value) for name, value in metrics.compute().items()}
@@ -142,5 +114,6 @@ def test_two_processes_agree_with_one(tmp_path):
 
 
 def test_functions_import_nothing_but_torch():
-    code = "import sys, modules.metrics.functional; sys.exit(any(m in sys.modules for m in ('torchmetrics', 'pandas', 'sklearn', 'lightning')))"
+    heavy = ("torchmetrics", "pandas", "sklearn", "lightning")
+    code = f"import sys, modules.metrics.functional; sys.exit(any(name in sys.modules for name in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,212 @@
+"""Extraction: what is missing and nothing else, failures recorded, features that do not depend on batch or order."""
+
+import json
+import shutil
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.datamodule import FeatureDataModule
+from datamodules.errors import DataError
+from datamodules.extraction import ExtractionModule, check_captions, seed_of
+from datamodules.records import Record
+from datamodules.sources import ManifestSource
+from modules.extractors.base import Extractor
+
+
+class NoiseExtractor(Extractor):
+    """A cheap extractor with weights on disk, that draws random numbers and uses the prompt."""
+
+    name = "noise"
+    calls = 0
+
+    def __init__(self, model: str, levels: int = 3) -> None:
+        super().__init__()
+        self.model = model
+        self.levels = levels
+
+    @property
+    def weights(self):
+        return {self.model: None}
+
+    @property
+    def uses_record_captions(self):
+        return True
+
+    def load(self):
+        self.scale = float((Path(self.model) / "weights.txt").read_text())
+
+    def prepare(self, image):
+        return image[:, :16, :16]
+
+    def forward(self, images, prompts, seeds):
+        type(self).calls += 1
+        drawn = torch.stack([torch.rand(4, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+        return {"mean": images.float().mean((1, 2, 3)) * self.scale, "drawn": drawn, "length": torch.tensor([len(p) for p in prompts])}
+
+
+@pytest.fixture
+def data_set(tmp_path):
+    """Twelve images in six groups, the last one broken; gives a function that builds the data module."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for i in range(12):
+        path = tmp_path / "images" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (20, 24, 3), np.uint8)).save(path)
+        lines.append(
+            {"path": f"images/{i}.png", "label": i % 2, "group": f"g{i // 2}", "caption": f"caption {i}", "caption_source": "human"}
+        )
+    broken = tmp_path / "images" / "11.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "weights.txt").write_text("1.0")
+
+    def build(lines=lines, extractor=None, **options):
+        (tmp_path / "manifest.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+        options = {"cache_dir": str(tmp_path / "cache"), "batch_size": 4, "extract_batch_size": 4} | options
+        return FeatureDataModule(ManifestSource(str(tmp_path / "manifest.jsonl")), extractor or NoiseExtractor(str(model)), **options)
+
+    build.lines, build.model = lines, model
+    return build
+
+
+def extract(data):
+    missing = data.missing()
+    if missing:
+        loader, writing = data.extraction(missing)
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            logger=False,
+            callbacks=[writing],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+        )
+        trainer.predict(ExtractionModule(data.extractor), dataloaders=loader, return_predictions=False)
+    return len(missing)
+
+
+def test_a_warm_cache_needs_no_forward_pass(data_set):
+    assert extract(data_set()) == 12
+    calls = NoiseExtractor.calls
+    assert extract(data_set()) == 0
+    assert NoiseExtractor.calls == calls
+
+
+def test_one_more_image_is_one_more_extraction(data_set):
+    extract(data_set(data_set.lines[:8]))
+    again = data_set()
+    assert sorted(Path(record.path).stem for record in again.missing()) == ["10", "11", "8", "9"]
+
+
+def test_a_changed_caption_is_extracted_anew(data_set):
+    extract(data_set())
+    data_set.lines[3]["caption"] = "another"
+    [record] = data_set().missing()
+    assert record.caption == "another"
+
+
+def test_failures_are_recorded_and_not_tried_again(data_set):
+    data = data_set()
+    extract(data)
+    manifest = json.loads((data.cache.folder / "manifest.json").read_text())
+    assert manifest["counts"] == {"images": 11, "failures": 1}
+    [failure] = manifest["failures"]
+    assert failure["where"].endswith("11.png")
+    assert failure["reason"]
+    assert manifest["settings"]["extractor"]["init_args"]["levels"] == 3
+    assert manifest["versions"]["torch"] in torch.__version__
+    assert data_set().missing() == []
+
+
+def test_batches_keep_the_contract(data_set):
+    data = data_set()
+    extract(data)
+    batch = next(iter(data.train_dataloader()))
+    assert set(batch) == {"key", "label", "family", "generator", "index", "features"}
+    assert len(batch["key"]) == len(batch["label"]) == len(batch["generator"])
+    assert batch["label"].dtype == batch["family"].dtype == torch.int64
+    assert set(batch["features"]) == {"mean", "drawn", "length"}
+    data.features = ["mean"]
+    assert set(next(iter(data.test_dataloader()))["features"]) == {"mean"}
+    by_key = {record.key: record for record in data.records()}
+    for key, mean in zip(batch["key"], batch["features"]["mean"], strict=True):
+        with Image.open(by_key[key].path) as image:
+            assert float(mean) == pytest.approx(np.asarray(image)[:16, :16].mean(), abs=1e-3)
+
+
+def test_row_18_other_settings_are_another_directory(data_set, tmp_path):
+    folders = {data_set().cache.folder, data_set(perturbation="jpeg_40").cache.folder}
+    folders.add(data_set(extractor=NoiseExtractor(str(data_set.model), levels=4)).cache.folder)
+    moved = shutil.copytree(data_set.model, tmp_path / "elsewhere")
+    assert data_set(extractor=NoiseExtractor(str(moved))).cache.folder in folders  # the content counts, not the path
+    (moved / "weights.txt").write_text("2.0")
+    folders.add(data_set(extractor=NoiseExtractor(str(moved))).cache.folder)
+    assert len(folders) == 4
+
+
+def test_row_41_random_numbers_depend_on_the_image_only(data_set):
+    one, many = data_set(extract_batch_size=1), data_set(extract_batch_size=8, cache_dir=str(data_set.model / "cache"))
+    extract(one)
+    extract(many)
+    for record in one.records():
+        if record.key not in {failure.key for failure in one.cache.reader().failures}:
+            first, second = (data.load_features(record, data.cache.reader()) for data in (one, many))
+            np.testing.assert_array_equal(first["drawn"], second["drawn"])
+    assert len({seed_of(record) for record in one.records()}) == 12
+
+
+def test_an_exception_keeps_the_batches_before_it(data_set, monkeypatch):
+    data = data_set()
+    whole = NoiseExtractor.forward
+
+    def fails_on_the_third(self, images, prompts, seeds):
+        if len(images) < 4:
+            raise RuntimeError("no more")
+        return whole(self, images, prompts, seeds)
+
+    monkeypatch.setattr(NoiseExtractor, "forward", fails_on_the_third)
+    with pytest.raises(RuntimeError, match="no more"):
+        extract(data)
+    monkeypatch.undo()
+    assert extract(data_set()) == 4  # the batch that failed held three images and the broken one
+
+
+def test_nothing_extracted_is_a_clear_error(data_set):
+    with pytest.raises(DataError, match="run the extraction first"):
+        data_set().train_dataloader()
+
+
+def record(label, caption="x", source=None):
+    return Record("0" * 32, label, "d", "g", path="p", caption=caption, caption_source=source)
+
+
+def test_captions_must_not_give_the_label_away(data_set, caplog):
+    extractor = NoiseExtractor(str(data_set.model))
+    check_captions([record(0, source="human"), record(1, source="human")], extractor)
+    with pytest.raises(DataError, match="1 of 2 records have no caption"):
+        check_captions([record(0, caption=None), record(1)], extractor)
+    with pytest.raises(DataError, match="would give the label away"):
+        check_captions([record(0, source="human"), record(1, source="prompt")], extractor)
+    check_captions([record(0, caption=None), record(1, caption=None)], extractor)
+    assert "the empty prompt is used for all" in caplog.text
+
+
+def test_the_perturbation_is_applied_before_extraction(data_set):
+    clean, stored = data_set(), data_set(perturbation="jpeg_10")
+    extract(clean)
+    extract(stored)
+    first = clean.records()[0]
+    features = [data.load_features(first, data.cache.reader())["mean"] for data in (clean, stored)]
+    assert features[0] != features[1]
+
+
+def test_an_unknown_perturbation_is_refused_at_once(data_set):
+    with pytest.raises(ValueError, match="jpeg_Q"):
+        data_set(perturbation="jpeg_101")

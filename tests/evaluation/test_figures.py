@@ -1,0 +1,81 @@
+"""Figures: files that open, names that break nothing, no state left behind."""
+
+import math
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+from PIL import Image
+from rows import some_rows, usual_table
+
+from evaluation.figures import BINS, ON_DARK, bin_edges, histogram_figure, roc_figure, save_figures, svg
+from evaluation.predictions import make_table
+from evaluation.statistics import against_reals
+
+HOSTILE = "<script>alert(1)</script> $\\frac{1}$ \n ä 漢"
+
+
+def test_saved_as_png_and_svg(tmp_path):
+    written = save_figures(tmp_path / "figures", against_reals(usual_table()), 0.5)
+    assert {path.name for path in written} == {f"{name}.{suffix}" for name in ("roc", "roc_log", "scores") for suffix in ("png", "svg")}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {path.name for path in written}
+    for path in written:
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                assert np.asarray(image.convert("L")).std() > 5
+        else:
+            assert ET.parse(path).getroot().tag.endswith("svg")
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize("name", [HOSTILE, "_hidden", "$", "x" * 300, ""])
+def test_any_name_can_be_drawn(name):
+    tables = {name: usual_table(), "other": usual_table()}
+    ET.fromstring(svg(roc_figure(tables, log=True, theme=ON_DARK)))
+    ET.fromstring(svg(histogram_figure(tables, 0.5, ON_DARK)))
+    legend = roc_figure(tables).legends[0]
+    assert len(legend.get_texts()) == 2
+
+
+def test_what_has_no_curve_is_left_out_and_nothing_fails():
+    lonely = make_table(some_rows("b", "f", 1, 20))
+    broken = usual_table()
+    broken.loc[0, "score"] = math.nan
+    endless = usual_table()
+    endless.loc[0, "score"] = math.inf
+    tables = {"no reals": lonely, "nan": broken, "infinite": endless}
+    assert len(roc_figure(tables).legends[0].get_texts()) == 1
+    svg(histogram_figure(tables, 0.5))
+    svg(histogram_figure(tables, math.pi * 100))
+    for empty in ({}, {"no reals": lonely}, {"none": usual_table().head(0)}):
+        svg(roc_figure(empty))
+        svg(roc_figure(empty, log=True))
+        svg(histogram_figure(empty))
+
+
+def test_bins_cover_all_but_the_outermost_scores():
+    table = make_table(some_rows("a", "f", 1, 5000))
+    table.loc[0, "score"] = 1e9
+    edges = bin_edges({"a": table})
+    assert edges.shape == (BINS + 1,)
+    assert edges[-1] < 10
+    same = make_table(some_rows("a", "f", 1, 5)).assign(score=2.0)
+    assert bin_edges({"a": same})[0] < 2 < bin_edges({"a": same})[-1]
+
+
+def test_curves_of_many_points_are_thinned_to_real_points():
+    tables = {"a": make_table(some_rows("a", "r", 0, 5000) + some_rows("a", "f", 1, 5000))}
+    lines = roc_figure(tables).axes[0].lines
+    assert 100 < len(lines[1].get_xdata()) <= 700
+    counts = np.asarray(lines[1].get_xdata()) * 5000
+    assert np.allclose(counts, counts.round(), atol=1e-6)
+
+
+def test_neither_pyplot_nor_matplotlib_is_imported_before_something_is_drawn():
+    code = "import sys, evaluation.results; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    before = "matplotlib.pyplot" in sys.modules
+    svg(roc_figure({"a": usual_table()}))
+    assert ("matplotlib.pyplot" in sys.modules) == before

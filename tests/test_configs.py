@@ -1,0 +1,64 @@
+"""Every shipped YAML is a configuration that the command accepts."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cli import UndertowCLI
+
+CONFIGS = sorted(str(path) for path in Path("configs").glob("*.yaml"))
+ABLATIONS = sorted(str(path) for path in Path("configs/ablations").glob("*.yaml"))
+CHANNELS = {"rgb": 3, "residual": 3, "channels_9": 9, "channels_12": 12}
+
+
+def resolved(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        UndertowCLI([*arguments, "--print_config"])
+    assert stop.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_config_is_accepted(config, capsys):
+    told = yaml.safe_load(Path(config).read_text())
+    printed = resolved(["--config", config], capsys)
+    for part in ("model", "data"):
+        assert told[part].keys() <= printed[part].keys()
+    assert printed["model"]["class_path"] == told["model"]["class_path"]
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_ablations_are_laid_over_a_config(config, ablation, capsys):
+    printed = resolved(["--config", config, "--config", ablation], capsys)
+    assert 3 * len(printed["model"]["init_args"]["inputs"]) == CHANNELS[Path(ablation).stem]
+    base = yaml.safe_load(Path(config).read_text())
+    assert printed["model"]["init_args"]["backbone"] == base["model"]["init_args"]["backbone"]
+
+
+def test_all_four_ablations_are_there():
+    assert {Path(ablation).stem for ablation in ABLATIONS} == CHANNELS.keys()
+
+
+def test_swapping_the_source_on_the_command_line(capsys):
+    arguments = [
+        "--config",
+        "configs/quickstart.yaml",
+        "--data.source",
+        "datamodules.sources.ManifestSource",
+        "--data.source.path",
+        "y.csv",
+    ]
+    printed = resolved([*arguments, "--data.extractor.steps", "7"], capsys)
+    assert printed["data"]["source"]["init_args"]["path"] == "y.csv"
+    assert printed["data"]["extractor"]["init_args"]["steps"] == 7
+    assert printed["data"]["extractor"]["init_args"]["size"] == 64
+
+
+def test_the_paper_is_what_the_config_says(capsys):
+    printed = resolved(["--config", "configs/fakeinversion.yaml"], capsys)
+    extractor = printed["data"]["extractor"]["init_args"]
+    assert (extractor["size"], extractor["steps"], extractor["guidance"], extractor["model_dtype"]) == (512, 50, 1.0, "bfloat16")
+    assert printed["model"]["init_args"]["backbone"] == "resnet50"
+    assert printed["model"]["init_args"]["crop"] == 224

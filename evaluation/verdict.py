@@ -41,11 +41,12 @@ def concerns(document: Mapping[str, Any]) -> list[str]:
 def _what(document: Mapping[str, Any], frame: pd.DataFrame) -> str:
     overall = document["overall"]
     sets = ", ".join(sorted(frame["dataset"].unique()))
-    perturbed = ", ".join(sorted(set(frame["perturbation"]) - {"none"}))
+    names = sorted(set(frame["perturbation"]) - {"none"})
+    perturbed = f"; perturbation: {', '.join(names)}" if names else ""
     count = len(document["by_generator"])
     return (
         f"Measured on {overall['n_fake']:,} fakes of {count} generator{'s' * (count != 1)} ({overall['n_groups_fake']:,} groups) "
-        f"against {overall['n_real']:,} real images ({overall['n_groups_real']:,} groups); data: {sets}{'; perturbation: ' * bool(perturbed)}{perturbed}."
+        f"against {overall['n_real']:,} real images ({overall['n_groups_real']:,} groups); data: {sets}{perturbed}."
     )
 
 

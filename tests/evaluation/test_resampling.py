@@ -14,15 +14,6 @@ from modules.metrics.functional import Curve, auroc, average_precision, tpr_at_f
 AUROC_OF_UNIT_SHIFT = 0.760250  # Φ(1/√2)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Many small calls: threads that wait for each other would take most of the time on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def mixed_groups(rng, n=90):
     labels = rng.integers(0, 2, n)
     groups = np.where(labels == 1, rng.integers(0, 25, n), rng.integers(15, 40, n)).astype(np.int64)

@@ -1,0 +1,203 @@
+"""The main job through the real commands, small: images to a report, resumed, evaluated, killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from sklearn.metrics import roc_auc_score
+
+import evaluate
+import train
+from cli import RunError
+from datamodules.shards import ShardReader
+from modules.extractors import InversionExtractor
+
+SMALL = [
+    "--config=configs/quickstart.yaml",
+    "--model.init_args.backbone=resnet18",
+    "--data.source.init_args.crops=4",
+    "--data.source.init_args.sampling_steps=2",
+    "--data.extractor.init_args.steps=2",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.accelerator=cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A cache and a runs directory for all tests of this file."""
+    return tmp_path_factory.mktemp("place")
+
+
+@pytest.fixture(autouse=True)
+def no_run_directory_from_before(monkeypatch):
+    monkeypatch.delenv("UNDERTOW_RUN_DIRECTORY", raising=False)
+
+
+def options(place, name, *more):
+    return [*SMALL, f"--data.cache_dir={place / 'cache'}", f"--runs_dir={place / 'runs'}", f"--name={name}", *more]
+
+
+@pytest.fixture(scope="module")
+def first(place):
+    os.environ.pop("UNDERTOW_RUN_DIRECTORY", None)
+    return train.main(options(place, "first", "--trainer.max_epochs=2"))
+
+
+def test_the_run_directory_is_complete(first):
+    for part in (
+        "config.yaml",
+        "predictions.parquet",
+        "metrics.json",
+        "report.html",
+        "log.csv",
+        "checkpoints/last.ckpt",
+        "figures",
+        "wandb",
+    ):
+        assert (first / part).exists(), part
+    assert list(first.glob("figures/*.png"))
+    assert list(first.glob("figures/*.svg"))
+    assert yaml.safe_load((first / "config.yaml").read_text())["data"]["extractor"]["init_args"]["steps"] == 2
+
+
+def test_predictions_and_metrics_agree(first):
+    rows = pd.read_parquet(first / "predictions.parquet")
+    tested = rows[rows.split == "test"]
+    assert not tested.key.duplicated().any()
+    metrics = json.loads((first / "metrics.json").read_text())
+    assert metrics["overall"]["auroc"]["value"] == pytest.approx(roc_auc_score(tested.label, tested.score), abs=1e-12)
+    assert set(metrics["by_generator"]) == {"builtin/builtin-img2img", "builtin/builtin-txt2img", "builtin/builtin-autoencoder"}
+    for name, part in metrics["by_generator"].items():
+        against = tested[(tested.label == 0) | (tested.generator == name.split("/")[1])]
+        assert part["auroc"]["value"] == pytest.approx(roc_auc_score(against.label, against.score), abs=1e-12)
+        assert part["auroc"]["low"] is None
+        assert "groups" in part["auroc"]["reason"]
+    assert set(rows.split) == {"val", "test"}
+
+
+def test_the_built_in_splits_share_no_photograph(first):
+    rows = pd.read_parquet(first / "predictions.parquet")
+    groups = {split: set(part.group) for split, part in rows.groupby("split")}
+    assert not groups["val"] & groups["test"]
+    assert "builtin-autoencoder" not in set(rows[rows.split == "val"].generator)
+
+
+def test_the_log_has_the_agreed_names(first):
+    log = pd.read_csv(first / "log.csv")
+    assert {"train/loss_epoch", "val/loss", "val/auroc", "val/tpr_at_fpr_0.01", "test/auroc", "test/builtin/builtin-img2img/auroc"} <= set(
+        log
+    )
+    assert log["val/auroc"].notna().sum() == 2
+
+
+def test_the_checkpoint_says_all_that_scoring_needs(first):
+    told = torch.load(first / "checkpoints/last.ckpt", weights_only=True)["undertow"]
+    assert told["data"]["extractor"]["init_args"]["steps"] == 2
+    assert told["data"]["perturbation"] == "none"
+    assert told["data"]["families"]
+    assert told["threshold"]["fpr"] == 0.05
+    assert told["detector"]["class_path"].endswith("FakeInversion")
+
+
+def test_a_second_run_makes_no_forward_pass(place, first, monkeypatch):
+    def fail(*args):
+        pytest.fail("the diffusion model was loaded although all features are there")
+
+    monkeypatch.setattr(InversionExtractor, "load", fail)
+    second = train.main(options(place, "second", "--trainer.max_epochs=1", "--model.init_args.inputs=[image]"))
+    assert (second / "report.html").exists()
+
+
+def test_a_taken_name_is_refused_and_nothing_is_overwritten(place, first):
+    before = (first / "metrics.json").read_bytes()
+    with pytest.raises(RunError, match="choose another --name"):
+        train.main(options(place, "first", "--trainer.max_epochs=2"))
+    assert (first / "metrics.json").read_bytes() == before
+
+
+def test_row_29_resuming_with_a_changed_config(place, first):
+    with pytest.raises(RunError, match=r"(?s)--force.*-  max_epochs: 2.*\+  max_epochs: 3"):
+        train.main(options(place, "first", "--trainer.max_epochs=3", "--resume=auto"))
+
+
+def test_resuming_goes_on_and_appends(place, first):
+    run_id = (first / "wandb" / "run_id.txt").read_text()
+    epochs = pd.read_csv(first / "log.csv")["val/auroc"].notna().sum()
+    train.main(options(place, "first", "--trainer.max_epochs=3", "--resume=last", "--force=true"))
+    log = pd.read_csv(first / "log.csv")
+    assert log["val/auroc"].notna().sum() == epochs + 1
+    assert torch.load(first / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
+    assert (first / "wandb" / "run_id.txt").read_text() == run_id
+
+
+def test_evaluate_scores_as_training_did(place, first):
+    """The same images through a manifest and evaluate.py get the scores of training's own test."""
+    rows = pd.read_parquet(first / "predictions.parquet")
+    tested = rows[rows.split == "test"]
+    manifest = tested[["path", "label", "generator", "group"]].assign(caption="x", caption_source="template")
+    captions = {item["path"]: item["caption"] for item in json.loads(next(place.glob("cache/builtin-*/records.json")).read_text())}
+    manifest["caption"] = [captions["/".join(Path(path).parts[-2:])] for path in tested.path]
+    manifest.to_csv(place / "manifest.csv", index=False)
+    metrics = json.loads((first / "metrics.json").read_text())
+    best = next(path for path in first.glob("checkpoints/*.ckpt") if path.name != "last.ckpt")
+    command = ["--data.source=ManifestSource", f"--data.source.path={place / 'manifest.csv'}", "--data.source.allow_outside=true"]
+    command += [f"--data.cache_dir={place / 'cache'}", f"--runs_dir={place / 'runs'}", "--trainer.accelerator=cpu"]
+    folder = evaluate.main([f"--checkpoint={best}", *command])
+    again = pd.read_parquet(folder / "predictions.parquet").set_index("key").score
+    expected = tested.set_index("key").score
+    np.testing.assert_allclose(again[expected.index], expected, atol=1e-4)
+    assert json.loads((folder / "metrics.json").read_text())["overall"]["auroc"]["value"] == pytest.approx(
+        metrics["overall"]["auroc"]["value"], abs=0.01
+    )
+
+
+def test_a_missing_manifest_is_one_sentence(place):
+    command = [
+        sys.executable,
+        "train.py",
+        *options(place, "none", "--data.source=datamodules.sources.ManifestSource", "--data.source.path=nowhere.csv"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "nowhere.csv" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.timeout(900)
+def test_row_13_the_killed_command_loses_and_doubles_nothing(place, first):
+    """SIGKILL in the middle of the real extraction, twice; then to the end, against the undisturbed run's features."""
+    cache = place / "killed"
+    command = [*options(place, "killed", "--trainer.max_epochs=1", "--data.extract_batch_size=4"), f"--data.cache_dir={cache}"]
+    rng = random.Random(0)
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, "train.py", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 300
+        while not list(cache.glob("inversion-*/*/.writing-*.tar")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 1))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    train.main(command)
+    [disturbed], [whole] = (list(root.glob("inversion-*/builtin-*")) for root in (cache, place / "cache"))
+    rows = [key for path in disturbed.glob("*.index.json") for key in json.loads(path.read_text())["rows"]["key"]]
+    assert len(rows) == len(set(rows))
+    ours, theirs = ShardReader(disturbed), ShardReader(whole)
+    whole_keys = theirs.keys()
+    assert set(ours.keys()) == set(whole_keys)
+    for key, caption in whole_keys:
+        for name, array in theirs.read(key, caption).items():
+            difference = np.abs(array.astype(int) - ours.read(key, caption)[name].astype(int))
+            assert difference.max() <= 1
+            assert (difference > 0).mean() <= 1e-3

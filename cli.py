@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -126,7 +127,8 @@ class UndertowCLI(LightningCLI):
 
         configured = self.config_init.trainer.logger
         if configured in (None, True):
-            loggers = [wandb_logger(self.run.folder, self.run.folder.name, self.model.name, self.config.group or self.model.name)]
+            group = self.config.group or self.model.name
+            loggers = [wandb_logger(self.run.folder, self.run.folder.name, self.model.name, group, self._shown().as_dict())]
         else:
             loggers = [] if configured is False else configured if isinstance(configured, list) else [configured]
         self.trainer_defaults = {"callbacks": self._checkpoints()}
@@ -158,6 +160,13 @@ class UndertowCLI(LightningCLI):
         stem = Path(str(configs[0])).stem if configs else "run"
         return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
 
+    def _shown(self) -> Namespace:
+        """The resolved configuration without the options that only say how to run."""
+        shown = self.config.clone()
+        for name in ("config", *NOT_COMPARED):
+            shown.pop(name, None)
+        return shown
+
     def _write_config(self) -> None:
         """Write the resolved configuration, or compare it with the one of the run that is resumed.
 
@@ -166,10 +175,7 @@ class UndertowCLI(LightningCLI):
         """
         from datamodules.files import write_atomically
 
-        shown = self.config.clone()
-        for name in ("config", *NOT_COMPARED):
-            shown.pop(name, None)
-        text = self.parser.dump(shown, skip_validation=True)
+        text = self.parser.dump(self._shown(), skip_validation=True)
         path = self.run.folder / "config.yaml"
         if self.run.checkpoint is not None and path.exists() and path.read_text() != text:
             difference = "\n".join(

@@ -1,6 +1,7 @@
 """The steps that the root scripts share: extract what is missing, score, write the results."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 from datamodules.datamodule import FeatureDataModule
 from datamodules.records import Record
 from modules.detectors.base import Detector
+from modules.settings import settings_of
 
 log = logging.getLogger("undertow")
 
@@ -105,11 +107,12 @@ def write_run(detector: Detector, data: FeatureDataModule, trainer: Trainer, sco
     records = [record for record in data.records() if record.key in scores]
     frame = predictions_table(records, scores, detector.name, data.perturbation)
     facts = {
-        "detector": detector.name,
-        "run": folder.name,
-        "extractor": f"{data.extractor.name} {data.cache.extractor_fingerprint}",
-        "source": data.source.name,
+        "detector": described(detector.settings()),
+        "extractor": described(data.extractor.settings()),
         "perturbation": data.perturbation,
+        "source": described(settings_of(data.source)),
+        "features": str(data.cache.folder),
+        "images": ", ".join(f"{count} {split}" for split, count in Counter(record.split for record in data.records()).items()),
     }
     metrics = write_results(folder, frame, detector.threshold, pictures(data, records), facts)
     logged = flat_metrics(metrics)
@@ -117,6 +120,12 @@ def write_run(detector: Detector, data: FeatureDataModule, trainer: Trainer, sco
         logger.log_metrics(logged, step=trainer.global_step)
         logger.finalize("success")
     return metrics
+
+
+def described(settings: dict[str, Any]) -> str:
+    """Class and settings in one line."""
+    arguments = ", ".join(f"{name} {value}" for name, value in settings["init_args"].items() if value is not None)
+    return f"{settings['class_path'].rpartition('.')[2]} ({arguments})"
 
 
 def flat_metrics(metrics: dict[str, Any]) -> dict[str, float]:

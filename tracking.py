@@ -79,7 +79,7 @@ class AppendingCSVLogger(Logger):
         write_atomically(self.path, text.getvalue().encode())
 
 
-def wandb_logger(folder: Path, name: str, job_type: str, group: str) -> Logger:
+def wandb_logger(folder: Path, name: str, job_type: str, group: str, config: dict[str, Any] | None = None) -> Logger:
     """W&B's logger for a run directory; offline where there is no key, with the command that syncs it later.
 
     W&B's own environment variables (`WANDB_PROJECT`, `WANDB_MODE`, `WANDB_ENTITY`, …) hold as always. The run's id is kept in the run
@@ -90,6 +90,7 @@ def wandb_logger(folder: Path, name: str, job_type: str, group: str) -> Logger:
         name: The run's name.
         job_type: The detector's name.
         group: The study's name.
+        config: The resolved configuration, which W&B's tables filter and compare by.
     """
     from lightning.pytorch.loggers import WandbLogger
 
@@ -107,6 +108,7 @@ def wandb_logger(folder: Path, name: str, job_type: str, group: str) -> Logger:
         resume="allow",
         group=group,
         job_type=job_type,
+        config=config or {},
     )
 
 

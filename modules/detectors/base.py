@@ -60,6 +60,10 @@ class Detector(pl.LightningModule, ABC):
             setattr(self, f"{split}_metrics", ranking_metrics().clone(prefix=f"{split}/"))
         self.val_reals = RealScores()
 
+    def settings(self) -> dict[str, Any]:
+        """Class and constructor arguments in plain types, without what only training needs."""
+        return settings_of(self, skip=TRAINING_ONLY)
+
     @property
     @abstractmethod
     def features(self) -> list[str]:
@@ -120,7 +124,7 @@ class Detector(pl.LightningModule, ABC):
         """Add what scoring a new image needs, in plain types."""
         data = getattr(self.trainer, "datamodule", None)
         checkpoint["undertow"] = {
-            "detector": settings_of(self, skip=TRAINING_ONLY),
+            "detector": self.settings(),
             "data": data.describe() if data is not None else None,
             "threshold": asdict(self.threshold),
         }

@@ -1,6 +1,8 @@
 """The command line that all root scripts share, and the rules of a run directory."""
 
+import copy
 import difflib
+import fcntl
 import logging
 import os
 import time
@@ -8,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
+import yaml
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -16,20 +18,30 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.datamodule import FeatureDataModule
 from datamodules.errors import DataError
+from datamodules.files import write_atomically
 from modules.detectors.base import Detector
 
 log = logging.getLogger("undertow")
 
 RESUME_MODES = ("never", "auto", "last")
-LAST = "last.ckpt"
+LAST, BEST = "last.ckpt", "best.ckpt"
 # What a run directory must not hold for a new run: one that failed before it trained leaves only its configuration.
 RESULTS = ("log.csv", "checkpoints", "predictions.parquet", "metrics.json", "report.html")
-# The run directory that rank 0 chose, for the processes that it starts.
-RUN_VARIABLE = "UNDERTOW_RUN_DIRECTORY"
+# The run directory and the checkpoint that rank 0 chose, for the processes that it starts.
+RUN_VARIABLE, CHECKPOINT_VARIABLE = "UNDERTOW_RUN_DIRECTORY", "UNDERTOW_RESUME_FROM"
 # The Trainer's settings that say where things run; extraction has a Trainer of its own on the same hardware.
-HARDWARE = ("accelerator", "devices", "strategy", "num_nodes")
+HARDWARE = ("accelerator", "devices", "strategy", "num_nodes", "enable_progress_bar")
 # Options that say how to run, not what: they may differ when a run is resumed.
-NOT_COMPARED = ("resume", "force", "name")
+NOT_COMPARED = {
+    "group",
+    "runs_dir",
+    "data.cache_dir",
+    "data.num_workers",
+    "data.extract_workers",
+    "data.extract_batch_size",
+    "data.shard_samples",
+}
+NOT_COMPARED |= {f"trainer.{name}" for name in (*HARDWARE, "enable_model_summary", "logger", "default_root_dir")}
 
 
 class RunError(DataError):
@@ -72,16 +84,43 @@ def find_run(runs: Path, name: str, resume: str) -> Run:
         if not Path(resume).is_file():
             msg = f"--resume {resume}: there is no such checkpoint; give a path, or one of {', '.join(RESUME_MODES)}"
             raise RunError(msg)
+        if _has_results(folder) and Path(resume).resolve().parent != (folder / "checkpoints").resolve():
+            msg = f"{folder} holds another run than --resume {resume}; choose another --name"
+            raise RunError(msg)
         return Run(folder, Path(resume))
     if resume == "last" and not last.is_file():
         msg = (
             f"--resume last: {last} does not exist; name the run to go on with by --name, or use --resume auto to start where there is none"
         )
         raise RunError(msg)
-    if resume == "never" and any((folder / part).exists() for part in RESULTS):
-        msg = f"{folder} holds a run already; choose another --name, or go on with it by --resume auto"
+    if resume == "never" and _has_results(folder):
+        msg = f"{folder} holds a run already; choose another --name (train.py can go on with it by --resume auto)"
         raise RunError(msg)
     return Run(folder, last if last.is_file() else None)
+
+
+def _has_results(folder: Path) -> bool:
+    return any((folder / part).exists() for part in RESULTS)
+
+
+def hold(folder: Path) -> Any:
+    """Take a run directory for the life of this process.
+
+    Returns:
+        What must be kept: the lock ends with it.
+
+    Raises:
+        RunError: If another process of this machine has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        msg = f"{folder} is being written by another process; choose another --name, or wait for it"
+        raise RunError(msg) from error
+    return file
 
 
 class UndertowCLI(LightningCLI):
@@ -108,64 +147,81 @@ class UndertowCLI(LightningCLI):
         parser.add_argument("--group", type=str | None, default=None, help="study that the run belongs to, for W&B")
         parser.add_argument("--runs_dir", type=str, default="runs", help="directory of all run directories")
         parser.add_argument("--resume", type=str, default="never", help="never, auto, last, or the path of a checkpoint")
-        parser.add_argument("--force", type=bool, default=False, help="resume although the configuration has changed")
+        parser.add_argument("--force", action="store_true", help="resume although the configuration has changed")
         parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.log_every_n_steps": 10})
 
     def before_instantiate_classes(self) -> None:
         """Choose the run directory and write its `config.yaml` before anything that takes long."""
         given = os.environ.get(RUN_VARIABLE)
         if given and not is_main_process():
-            self.run = Run(Path(given), find_run(Path(given).parent, Path(given).name, "auto").checkpoint)
+            self.run = Run(Path(given), Path(os.environ[CHECKPOINT_VARIABLE]) if os.environ[CHECKPOINT_VARIABLE] else None)
             return
         self.run = find_run(Path(self.config.runs_dir), self.config.name or self._default_name(), self.config.resume)
+        self._held = hold(self.run.folder) if is_main_process() else None
         os.environ[RUN_VARIABLE] = str(self.run.folder)
-        self._write_config()
+        os.environ[CHECKPOINT_VARIABLE] = str(self.run.checkpoint or "")
+        if is_main_process():
+            self._write_config()
+
+    def instantiate_classes(self) -> None:
+        """Build everything; what a constructor refuses is the user's to mend.
+
+        Raises:
+            RunError: With the constructor's sentence.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise RunError(str(error)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with the run directory's loggers and checkpoints added to what the configuration names."""
         from tracking import AppendingCSVLogger, wandb_logger
 
+        # A strategy object belongs to one Trainer: extraction's gets copies from before this one is built.
+        self.hardware = {name: copy.deepcopy(self.config_init.trainer[name]) for name in HARDWARE}
         configured = self.config_init.trainer.logger
         if configured in (None, True):
             group = self.config.group or self.model.name
-            loggers = [wandb_logger(self.run.folder, self.run.folder.name, self.model.name, group, self._shown().as_dict())]
+            loggers = [wandb_logger(self.run.folder, self.run.folder.name, self.model.name, group, self.shown())]
         else:
             loggers = [] if configured is False else configured if isinstance(configured, list) else [configured]
         self.trainer_defaults = {"callbacks": self._checkpoints()}
         # The CSV comes first: it still logs where another logger fails.
         return super().instantiate_trainer(logger=[AppendingCSVLogger(self.run.folder), *loggers], default_root_dir=str(self.run.folder))
 
-    def hardware(self) -> dict[str, Any]:
-        """The Trainer's settings that say where things run, for the extraction's own Trainer."""
-        return {name: self.config_init.trainer[name] for name in HARDWARE}
-
     def _checkpoints(self) -> list[Callback]:
         configured = self.config_init.trainer.callbacks or []
+        configured = configured if isinstance(configured, list) else [configured]
         added: list[Callback] = [LearningRateMonitor("epoch")]
         if not any(isinstance(callback, ModelCheckpoint) for callback in configured):
             folder = self.run.folder / "checkpoints"
-            added.append(
-                ModelCheckpoint(folder, filename="best-{epoch}-{step}", monitor="val/loss", save_last=True, auto_insert_metric_name=False)
-            )
+            added.append(ModelCheckpoint(folder, filename=Path(BEST).stem, monitor="val/loss", enable_version_counter=False))
+            # One of its own: `save_last` of the other would only be written when the best one is.
+            added.append(ModelCheckpoint(folder, filename=Path(LAST).stem, enable_version_counter=False))
         return added
 
     def _default_name(self) -> str:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        several = [int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "SLURM_NTASKS")]
+        if max(*several, self.config.trainer.num_nodes) > 1:
             msg = "several processes would each choose a name by the time: give the run one by --name"
             raise RunError(msg)
         if self.config.resume in ("auto", "last"):
             msg = f"--resume {self.config.resume} needs --name: which run should be gone on with?"
             raise RunError(msg)
         configs = self.config.get("config") or []
-        stem = Path(str(configs[0])).stem if configs else "run"
-        return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        stem = "+".join(Path(str(config)).stem for config in configs) or "run"
+        name = started = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        number = 1
+        while (Path(self.config.runs_dir) / name).exists():
+            number += 1
+            name = f"{started}-{number}"
+        return name
 
-    def _shown(self) -> Namespace:
-        """The resolved configuration without the options that only say how to run."""
-        shown = self.config.clone()
-        for name in ("config", *NOT_COMPARED):
-            shown.pop(name, None)
-        return shown
+    def shown(self) -> dict[str, Any]:
+        """The resolved configuration in plain types, without the options of this one start."""
+        plain: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_validation=True))
+        return {name: value for name, value in plain.items() if name not in ("config", "resume", "force", "name")}
 
     def _write_config(self) -> None:
         """Write the resolved configuration, or compare it with the one of the run that is resumed.
@@ -173,19 +229,30 @@ class UndertowCLI(LightningCLI):
         Raises:
             RunError: If it differs and `--force` is not set.
         """
-        from datamodules.files import write_atomically
-
-        text = self.parser.dump(self._shown(), skip_validation=True)
         path = self.run.folder / "config.yaml"
-        if self.run.checkpoint is not None and path.exists() and path.read_text() != text:
-            difference = "\n".join(
-                difflib.unified_diff(path.read_text().splitlines(), text.splitlines(), str(path), "now", lineterm="", n=0)
-            )
-            if not self.config.force:
+        if self.run.checkpoint is not None and path.exists():
+            before, now = (_compared(told) for told in (yaml.safe_load(path.read_text()), self.shown()))
+            difference = "\n".join(difflib.unified_diff(before, now, str(path), "now", lineterm="", n=0))
+            if difference and not self.config.force:
                 msg = f"the configuration is not that of the run in {self.run.folder}; --force resumes all the same:\n{difference}"
                 raise RunError(msg)
-            log.warning("resuming with a changed configuration:\n%s", difference)
-        write_atomically(path, text.encode())
+            if difference:
+                log.warning("resuming with a changed configuration:\n%s", difference)
+        write_atomically(path, yaml.safe_dump(self.shown(), sort_keys=False).encode())
+
+
+def _compared(config: dict[str, Any]) -> list[str]:
+    """Lines `path: value` of a configuration, without what may differ between the starts of a run."""
+
+    def lines(part: dict[str, Any], prefix: str) -> list[str]:
+        found = []
+        for name, value in part.items():
+            path = f"{prefix}{name}"
+            if path not in NOT_COMPARED:
+                found += lines(value, f"{path}.") if isinstance(value, dict) else [f"{path}: {value}"]
+        return found
+
+    return lines(config, "")
 
 
 def best_checkpoint(trainer: Trainer) -> Path:

@@ -1,6 +1,6 @@
 """Score another data set with a trained detector: predictions, metrics, figures, report.
 
-python evaluate.py --checkpoint runs/NAME/checkpoints/last.ckpt --data.source ManifestSource --data.source.path photos.csv
+python evaluate.py --checkpoint runs/NAME/checkpoints/best.ckpt --data.source ManifestSource --data.source.path photos.csv
 """
 
 import inspect
@@ -8,14 +8,15 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from cli import HARDWARE, find_run, is_main_process
 from datamodules.datamodule import FeatureDataModule
-from datamodules.errors import DataError
+from datamodules.files import write_atomically
+from modules.errors import UserError
 
 log = logging.getLogger("undertow")
 
@@ -33,6 +34,9 @@ def parser() -> LightningArgumentParser:
         "--name", type=str | None, default=None, help="name of the run directory; by default the checkpoint's run, and the source"
     )
     built.add_argument("--runs_dir", type=str, default="runs", help="directory of all run directories")
+    built.add_argument(
+        "--split", type=Literal["test", "all"], default="test", help="measure the test split, where the data has one, or all images"
+    )
     built.add_class_arguments(FeatureDataModule, "data", skip=FROM_CHECKPOINT | TRAINING_ONLY, instantiate=False)
     others = set(inspect.signature(Trainer).parameters) - set(HARDWARE)
     built.add_class_arguments(Trainer, "trainer", skip=others, instantiate=False)
@@ -43,31 +47,38 @@ def main(args: Sequence[str] | None = None) -> Path:
     """Run the command; gives the run directory."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     built = parser()
-    options = built.instantiate(built.parse_args(args))
+    parsed = built.parse_args(args)
+    options = built.instantiate(parsed)
     import pipeline
     from modules.detectors.base import load_detector
     from modules.extractors.base import Extractor
     from modules.settings import from_settings
 
-    try:
-        detector, described = load_detector(options.checkpoint)
-    except (ValueError, FileNotFoundError) as error:
-        raise DataError(str(error)) from error
+    detector, described = load_detector(options.checkpoint)
     settings: dict[str, Any] = vars(options.data)
+    warnings: list[str] = []
     extractor = from_settings(described["extractor"], base=Extractor)
-    data = FeatureDataModule(**settings, extractor=extractor, perturbation=described["perturbation"], evaluate_only=True)
+    data = FeatureDataModule(**settings, extractor=extractor, perturbation=described["perturbation"], evaluate_only=options.split)
     if data.cache.extractor_fingerprint != described["extractor_fingerprint"]:
-        log.warning("The extractor's weights or settings are not those that the detector was trained with: its scores may mean nothing.")
+        warnings.append(
+            "The extractor's weights or settings are not those that the detector was trained with: its scores may mean nothing."
+        )
+    if seen := data.trained_on(described):
+        warnings.append(f"{seen} of these images are among those that the detector was trained or validated on.")
+    for sentence in warnings:
+        log.warning("%s", sentence)
     data.features = detector.features
     trained = Path(options.checkpoint).resolve().parent.parent.name
     run = find_run(Path(options.runs_dir), options.name or f"{trained}-on-{data.source.name}", "never")
+    if is_main_process():
+        write_atomically(run.folder / "config.yaml", built.dump(parsed, skip_validation=True).encode())
     log.info("%s", data.summary())
     hardware = {name: options.trainer[name] for name in HARDWARE}
     pipeline.extract_missing(data, hardware)
     trainer = Trainer(**hardware, logger=False, enable_checkpointing=False)
     scores = pipeline.score(trainer, detector, [data.test_dataloader()])
     if is_main_process():
-        metrics = pipeline.write_run(detector, data, trainer, scores, run.folder)
+        metrics = pipeline.write_run(detector, data, trainer, scores, run.folder, warnings)
         print(pipeline.last_words(metrics, detector, run.folder))
     return run.folder
 
@@ -75,5 +86,5 @@ def main(args: Sequence[str] | None = None) -> Path:
 if __name__ == "__main__":
     try:
         main()
-    except DataError as error:
+    except UserError as error:
         sys.exit(f"error: {error}")

@@ -26,7 +26,7 @@ def extract_missing(data: FeatureDataModule, hardware: dict[str, Any]) -> int:
 
     Args:
         data: Whose images.
-        hardware: `accelerator`, `devices`, `strategy` and `num_nodes` of the Trainer that does it.
+        hardware: Arguments of the Trainer that does it: accelerator, devices, strategy, number of nodes, progress bar.
 
     Returns:
         Number of images that had no features.
@@ -38,8 +38,9 @@ def extract_missing(data: FeatureDataModule, hardware: dict[str, Any]) -> int:
         log.info("All features are in %s: nothing to extract.", data.cache.folder)
         return 0
     log.info("Extracting features of %d images to %s", len(missing), data.cache.folder)
-    loader, writing = data.extraction(missing)
-    trainer = Trainer(**hardware, logger=False, enable_checkpointing=False, enable_model_summary=False, callbacks=[writing])
+    callbacks: list[Any] = [data.shard_writing()]
+    trainer = Trainer(**hardware, logger=False, enable_checkpointing=False, enable_model_summary=False, callbacks=callbacks)
+    loader = data.extraction_loader(missing, trainer.world_size)
     trainer.predict(ExtractionModule(data.extractor), dataloaders=loader, return_predictions=False)
     return len(missing)
 
@@ -80,24 +81,33 @@ def predictions_table(records: Iterable[Record], scores: dict[str, float], detec
     return make_table(rows)
 
 
-def pictures(data: FeatureDataModule, records: Iterable[Record]) -> Any:
-    """A function that gives, by key, the pictures that the detector saw, as uint8 `[H, W, 3]` arrays by name."""
+def pictures(data: FeatureDataModule, records: Iterable[Record], names: Iterable[str]) -> Any:
+    """A function that gives, by key, the named pictures that the detector saw, as uint8 `[H, W, 3]` arrays."""
     by_key = {record.key: record for record in records}
-    reader = data.cache.reader()
 
     def load(key: str) -> dict[str, NDArray[np.uint8]]:
-        arrays = data.load_features(by_key[key], reader)
+        arrays = data.load_features(by_key[key])
         shown = {name: array.transpose(1, 2, 0) for name, array in arrays.items() if array.dtype == np.uint8 and array.ndim == 3}
         if {"image", "reconstruction"} <= shown.keys():
             difference = np.abs(shown["image"].astype(np.int16) - shown["reconstruction"].astype(np.int16))
             shown["residual"] = difference.astype(np.uint8)
-        return shown
+        return {name: shown[name] for name in names if name in shown}
 
     return load
 
 
-def write_run(detector: Detector, data: FeatureDataModule, trainer: Trainer, scores: dict[str, float], folder: Path) -> dict[str, Any]:
+def write_run(
+    detector: Detector, data: FeatureDataModule, trainer: Trainer, scores: dict[str, float], folder: Path, warnings: Iterable[str] = ()
+) -> dict[str, Any]:
     """Write predictions, metrics, figures and report of a run, and log the test metrics; on rank 0 only.
+
+    Args:
+        detector: The detector, with its threshold.
+        data: What was scored.
+        trainer: Its loggers get the metrics.
+        scores: Of `score`.
+        folder: The run directory.
+        warnings: What a reader of the report must know first, besides what the data itself warns of.
 
     Returns:
         The contents of `metrics.json`.
@@ -114,7 +124,9 @@ def write_run(detector: Detector, data: FeatureDataModule, trainer: Trainer, sco
         "features": str(data.cache.folder),
         "images": ", ".join(f"{count} {split}" for split, count in Counter(record.split for record in data.records()).items()),
     }
-    metrics = write_results(folder, frame, detector.threshold, pictures(data, records), facts)
+    metrics = write_results(
+        folder, frame, detector.threshold, pictures(data, records, detector.pictures), facts, warnings=[*warnings, *data.warnings()]
+    )
     logged = flat_metrics(metrics)
     for logger in trainer.loggers:
         logger.log_metrics(logged, step=trainer.global_step)

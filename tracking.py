@@ -94,32 +94,47 @@ def wandb_logger(folder: Path, name: str, job_type: str, group: str, config: dic
     """
     from lightning.pytorch.loggers import WandbLogger
 
-    offline = "WANDB_MODE" not in os.environ and not _has_key()
-    if offline:
-        log.info("W&B has no key: this run is logged offline; send it later with: wandb sync %s", folder / "wandb" / "offline-run-*")
-    # Lightning's own `offline` sets a mode that W&B has dropped.
-    mode: dict[str, Any] = {"mode": "offline"} if offline else {}
-    return WandbLogger(
-        name=name,
-        save_dir=str(folder),
-        project=os.environ.get("WANDB_PROJECT", "undertow"),
-        **mode,
-        id=_run_id(folder),
-        resume="allow",
-        group=group,
-        job_type=job_type,
-        config=config or {},
-    )
+    def build(**mode: Any) -> WandbLogger:
+        return WandbLogger(
+            name=name,
+            save_dir=str(folder),
+            project=os.environ.get("WANDB_PROJECT", "undertow"),
+            id=_run_id(folder),
+            resume="allow",
+            group=group,
+            job_type=job_type,
+            config=config or {},
+            **mode,
+        )
+
+    told = os.environ.get("WANDB_MODE")
+    reason = "" if told or _has_key() else "has no key"
+    if not reason:
+        logger = build()
+        if getattr(rank_zero_only, "rank", 0) or told == "offline":
+            return logger
+        try:
+            _ = logger.experiment  # now, before hours of extraction
+            return logger
+        except Exception as error:  # no failure of W&B's may stop a run
+            reason = f"cannot be reached ({error})"
+    log.info("W&B %s: this run is logged offline; send it later with: wandb sync %s", reason, folder / "wandb" / "offline-run-*")
+    return build(mode="offline")  # Lightning's own `offline` sets a mode that W&B has dropped
 
 
 def _has_key() -> bool:
     import wandb
 
-    return wandb.login(prompt=False, verify=False)
+    try:
+        return wandb.login(prompt=False, verify=False)
+    except wandb.errors.Error as error:
+        log.warning("W&B does not take the key that it found: %s", error)
+        return False
 
 
+@rank_zero_only
 def _run_id(folder: Path) -> str:
-    """The run's W&B id: made once, kept beside the run's files."""
+    """The run's W&B id: made once, kept beside the run's files; rank 0 alone logs."""
     kept = folder / "wandb" / "run_id.txt"
     if kept.exists():
         return kept.read_text().strip()

@@ -5,27 +5,36 @@ python train.py --config configs/quickstart.yaml
 
 import logging
 import sys
+import warnings
 from pathlib import Path
 
+import yaml
 from lightning.pytorch.cli import ArgsType
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from cli import UndertowCLI, best_checkpoint, is_main_process
-from datamodules.errors import DataError
+from modules.errors import UserError
 
 log = logging.getLogger("undertow")
 
 
 def main(args: ArgsType = None) -> Path:
     """Run the command; gives the run directory."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO if is_main_process() else logging.WARNING, format="%(message)s", stream=sys.stderr)
+    # The detectors' metrics are reduced over ranks before they are logged.
+    warnings.filterwarnings("ignore", message="It is recommended to use .*sync_dist=True")
     cli = UndertowCLI(args)
     import pipeline
 
     data, detector, trainer, folder = cli.datamodule, cli.model, cli.trainer, cli.run.folder
     data.features = detector.features
-    log.info("%s", data.summary())
-    pipeline.extract_missing(data, cli.hardware())
+    log.info("%s", yaml.safe_dump({name: cli.shown()[name] for name in ("model", "data")}, sort_keys=False))
+    with isolate_rng():  # a cold and a warm cache lead to the same training
+        log.info("%s", data.summary())
+        pipeline.extract_missing(data, cli.hardware)
     trainer.fit(detector, datamodule=data, ckpt_path=cli.run.checkpoint)
+    if cli.config.trainer.fast_dev_run:  # Lightning's smoke test, which writes no checkpoint
+        return folder
     scores = pipeline.score(trainer, detector, [data.val_dataloader(), data.test_dataloader()], best_checkpoint(trainer))
     if is_main_process():
         metrics = pipeline.write_run(detector, data, trainer, scores, folder)
@@ -36,5 +45,5 @@ def main(args: ArgsType = None) -> Path:
 if __name__ == "__main__":
     try:
         main()
-    except DataError as error:
+    except UserError as error:
         sys.exit(f"error: {error}")

@@ -21,7 +21,7 @@ import lightning
 import numpy as np
 import numpy.typing as npt
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
@@ -217,6 +217,20 @@ class DiffusionTraining(lightning.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3)
 
 
+def ramped_average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+    """Exponential moving average whose memory grows with the steps made: a short run would else keep its random start.
+
+    Args:
+        averaged: Average so far, any shape.
+        current: New value, same shape.
+        count: Values averaged so far.
+
+    Returns:
+        The new average.
+    """
+    return torch.lerp(current, averaged, min(0.998, (1 + float(count)) / (10 + float(count))))
+
+
 def fit(module: lightning.LightningModule, batches: RandomBatches, budget: TimeBudget, checkpoint: Path, average: bool) -> None:
     """Train one module until its time is spent, from its checkpoint where there is one.
 
@@ -229,7 +243,7 @@ def fit(module: lightning.LightningModule, batches: RandomBatches, budget: TimeB
     """
     callbacks: list[lightning.Callback] = [budget]
     if average:
-        callbacks.append(EMAWeightAveraging(decay=0.999))
+        callbacks.append(WeightAveraging(use_buffers=False, avg_fn=ramped_average))
     callbacks.append(ModelCheckpoint(checkpoint.parent, checkpoint.stem, enable_version_counter=False, save_on_train_epoch_end=True))
     trainer = lightning.Trainer(
         accelerator="auto",

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import statistics
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -15,8 +14,6 @@ from datamodules.records import Failure, Record
 from datamodules.shards import ShardReader
 from modules.extractors.base import Extractor
 from modules.settings import fingerprint
-
-log = logging.getLogger(__name__)
 
 # Raised when the code changes a number that the settings do not show.
 FORMAT = 1
@@ -96,12 +93,14 @@ class FeatureCache:
         write_atomically(self.folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
         return manifest
 
-    def warn_of_poor_features(self, manifest: dict[str, Any]) -> None:
-        """Say so where a diagnostic's median is below what the extractor expects."""
+    def poor_features(self) -> list[str]:
+        """A sentence for each diagnostic whose median is below what the extractor expects."""
+        figures, found = self.reader().diagnostics(), []
         for name, (limit, meaning) in self.extractor.warn_below.items():
-            median = manifest["diagnostics"].get(name, {}).get("median")
-            if median is not None and median < limit:
-                log.warning("%s is %.1f in the median, below %.1f: %s", name, median, limit, meaning)
+            median = statistics.median(figures[name]) if figures.get(name) else limit
+            if median < limit:
+                found.append(f"{name} is {median:.1f} in the median, below {limit:.1f}: {meaning}.")
+        return found
 
     def _portable(self) -> dict[str, Any]:
         """Settings in which a weight directory's path does not matter, only its content."""

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.cache import FeatureCache, caption_hash
+from datamodules.cache import FeatureCache, caption_hash, library_versions
 from datamodules.errors import DataError
-from datamodules.extraction import ShardWriting, check_captions, extraction_loader
+from datamodules.extraction import ShardWriting, check_captions, extraction_loader, seed_of
 from datamodules.families import FamilyMap
 from datamodules.hashing import ContentHashes
 from datamodules.perturbations import perturbation as find_perturbation
@@ -36,27 +36,34 @@ class FeatureDataset(Dataset[dict[str, Any]]):
 
     Args:
         records: Which images.
-        cache: Where their features are.
+        reader: The cached features.
+        extractor: Whose features they are; tells whether captions matter.
         families: Turns families into integers.
         features: Names of the features that batches hold; all of them by default.
     """
 
-    def __init__(self, records: Sequence[Record], cache: FeatureCache, families: FamilyMap, features: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        records: Sequence[Record],
+        reader: ShardReader,
+        extractor: Extractor,
+        families: FamilyMap,
+        features: Sequence[str] | None = None,
+    ) -> None:
         self.records = records
-        self.cache = cache
+        self.captions = [caption_hash(record, extractor) for record in records]
+        self.reader = reader
         self.families = families
         self.features = features
-        self._reader: ShardReader | None = None
+        self._position = {record.key: index for index, record in enumerate(records)}
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if self._reader is None:
-            self._reader = self.cache.reader()
         record = self.records[index]
-        arrays = self._reader.read(record.key, caption_hash(record, self.cache.extractor))
-        return {"record": record, "index": index, "arrays": {name: arrays[name] for name in self.features or arrays}}
+        arrays = self.reader.read(record.key, self.captions[index])
+        return {"record": record, "index": self._position[record.key], "arrays": {name: arrays[name] for name in self.features or arrays}}
 
     def collate(self, samples: list[dict[str, Any]]) -> Batch:
         """Stack samples to a batch: `key`, `label`, `family`, `generator`, `index` and `features`."""
@@ -78,7 +85,8 @@ def _stack(arrays: list[Any]) -> Tensor:
 class FeatureDataModule(pl.LightningDataModule):
     """Images of a source, through a perturbation and a frozen extractor, as batches of cached features.
 
-    `missing` says which images have no features yet; whoever holds a Trainer extracts them with `extraction` before training.
+    `missing` says which images have no features yet; whoever holds a Trainer extracts them before training, with
+    `extraction_loader` and `shard_writing`.
 
     Args:
         source: Where the records come from.
@@ -96,7 +104,8 @@ class FeatureDataModule(pl.LightningDataModule):
         limit: At most so many images of each split and generator.
         on_leak: What to do where content, group or pair stands in two splits: `error`, or `drop` it from training and validation.
         families: YAML file of generators and families that extends the built-in one.
-        evaluate_only: Every image is tested on, whatever split it has.
+        shard_samples: Images a shard of the cache holds at most.
+        evaluate_only: `test` measures the test split, or all images where the source gives no splits; `all` measures all. Not for training.
     """
 
     def __init__(
@@ -116,7 +125,8 @@ class FeatureDataModule(pl.LightningDataModule):
         limit: int | None = None,
         on_leak: str = "error",
         families: str | None = None,
-        evaluate_only: bool = False,
+        shard_samples: int = 1000,
+        evaluate_only: Literal["test", "all"] | None = None,
     ) -> None:
         super().__init__()
         find_perturbation(perturbation)
@@ -135,11 +145,13 @@ class FeatureDataModule(pl.LightningDataModule):
         self.limit = limit
         self.on_leak = on_leak
         self.families = families
+        self.shard_samples = shard_samples
         self.evaluate_only = evaluate_only
         self.features: Sequence[str] | None = None
         self._records: list[Record] | None = None
         self._cache: FeatureCache | None = None
         self._families: FamilyMap | None = None
+        self._reader: ShardReader | None = None
 
     @property
     def family_map(self) -> FamilyMap:
@@ -171,6 +183,10 @@ class FeatureDataModule(pl.LightningDataModule):
     def _split(self, records: list[Record]) -> list[Record]:
         """Records with their splits, without leaks, within the limit."""
         if self.evaluate_only:
+            if self.evaluate_only == "test" and any(record.split == "test" for record in records):
+                kept = [record for record in records if record.split == "test"]
+                log.info("%d of %d images are of the test split and are measured", len(kept), len(records))
+                records = kept
             tested = limit_records([replace(record, split="test") for record in records], self.limit, self.split_seed)
             check_classes(tested, ("test",))
             return tested
@@ -182,23 +198,35 @@ class FeatureDataModule(pl.LightningDataModule):
 
     def usable(self, split: str) -> list[Record]:
         """Records of a split that have features."""
-        reader = self.cache.reader()
         return [
-            record for record in self.records() if record.split == split and (record.key, caption_hash(record, self.extractor)) in reader
+            record
+            for record in self.records()
+            if record.split == split and (record.key, caption_hash(record, self.extractor)) in self.reader
         ]
 
     def missing(self) -> list[Record]:
         """Records that have no features yet and did not fail before."""
         return self.cache.missing(self.records())
 
-    def extraction(self, missing: list[Record]) -> tuple[DataLoader[Any], ShardWriting]:
-        """Loader of the images that have no features yet, and the callback that writes them."""
-        loader = extraction_loader(missing, self.cache, self.extract_batch_size, self.extract_workers)
-        return loader, ShardWriting(self.cache, settings_of(self.source), self.source.failures)
+    def extraction_loader(self, missing: list[Record], ranks: int = 1) -> DataLoader[Any]:
+        """Loader of the images that have no features yet, for so many ranks."""
+        self._reader = None
+        return extraction_loader(missing, self.cache, self.extract_batch_size, self.extract_workers, ranks)
 
-    def load_features(self, record: Record, reader: ShardReader) -> Arrays:
+    def shard_writing(self) -> ShardWriting:
+        """The callback that writes extracted features to the cache."""
+        return ShardWriting(self.cache, settings_of(self.source), self.source.failures, self.shard_samples)
+
+    @property
+    def reader(self) -> ShardReader:
+        """The cached features; indexes are read once after each extraction."""
+        if self._reader is None:
+            self._reader = self.cache.reader()
+        return self._reader
+
+    def load_features(self, record: Record) -> Arrays:
         """Cached features of one image as arrays, for reports."""
-        return reader.read(record.key, caption_hash(record, self.extractor))
+        return self.reader.read(record.key, caption_hash(record, self.extractor))
 
     def describe(self) -> dict[str, Any]:
         """What a checkpoint needs to make the same features of a new image, in plain types."""
@@ -207,7 +235,25 @@ class FeatureDataModule(pl.LightningDataModule):
             "extractor_fingerprint": self.cache.extractor_fingerprint,
             "perturbation": self.perturbation,
             "families": self.family_map.to_dict(),
+            "caption_sources": sorted({str(record.caption_source) for record in self.records() if record.caption}),
+            "trained_on": torch.tensor(sorted(seed_of(record) for record in self.records() if record.split != "test")),
+            "versions": library_versions(),
         }
+
+    def trained_on(self, described: dict[str, Any]) -> int:
+        """How many of these images the detector of a checkpoint was trained or validated on, by `describe` of that run."""
+        known = set(described["trained_on"].tolist())
+        return sum(seed_of(record) in known for record in self.records())
+
+    def warnings(self) -> list[str]:
+        """What a reader of the results should know of the data."""
+        found = []
+        if failures := [*self.source.failures, *self.reader.failures]:
+            first = f"first {failures[0].where}: {failures[0].reason}"
+            found.append(f"{len(failures)} images could not be read and are left out ({first}).")
+        if self.extractor.uses_record_captions and not any(record.caption for record in self.records()):
+            found.append("No image has a caption: the empty prompt was used for all.")
+        return found + self.cache.poor_features()
 
     def summary(self) -> str:
         """Table of images by data set, generator and split."""
@@ -237,7 +283,10 @@ class FeatureDataModule(pl.LightningDataModule):
                 f"no image of the {split} split has features in {self.cache.folder}; run the extraction first, or look at its manifest.json"
             )
             raise DataError(msg)
-        dataset = FeatureDataset(records, self.cache, self.family_map, self.features)
+        # Every rank needs a batch: a split smaller than the ranks repeats images, which metrics and tables count once.
+        ranks = self.trainer.world_size if self.trainer else 1
+        repeated = (records * -(-ranks // len(records)))[: max(len(records), ranks)]
+        dataset = FeatureDataset(repeated, self.reader, self.extractor, self.family_map, self.features)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,

@@ -1,7 +1,9 @@
-"""Errors that end a run with a sentence for its user instead of a traceback."""
+"""Errors of data and of the options that describe it."""
+
+from modules.errors import UserError
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """Something in the data, or in the options that describe it, that a run cannot go on with.
 
     The message names the bad value, where it came from and what to do next.

@@ -57,24 +57,29 @@ class Extracted:
     diagnostics: dict[str, Tensor]
 
 
-class ImageDataset(Dataset[Prepared | Failure]):
+class ImageDataset(Dataset[Prepared | Failure | None]):
     """Decoded, perturbed and prepared images of records.
 
     Args:
         records: Which images; each has a local path.
         extractor: Whose `prepare` brings them to its form.
         perturbation_name: What they go through before that.
+        at_least: Length that is filled up with None: every rank must get a batch to come by the barriers, and Lightning's sampler
+            refuses fewer samples than ranks.
     """
 
-    def __init__(self, records: Sequence[Record], extractor: Extractor, perturbation_name: str) -> None:
+    def __init__(self, records: Sequence[Record], extractor: Extractor, perturbation_name: str, at_least: int = 0) -> None:
+        self.at_least = at_least
         self.records = records
         self.extractor = extractor
         self.perturb = perturbation_name
 
     def __len__(self) -> int:
-        return len(self.records)
+        return max(len(self.records), self.at_least)
 
-    def __getitem__(self, index: int) -> Prepared | Failure:
+    def __getitem__(self, index: int) -> Prepared | Failure | None:
+        if index >= len(self.records):
+            return None
         record = self.records[index]
         try:
             decoded = read_image(Path(record.path or ""))
@@ -89,7 +94,7 @@ def seed_of(record: Record) -> int:
     return int(record.content_hash[:15] or "0", 16)
 
 
-def collate(items: list[Prepared | Failure]) -> ExtractionBatch:
+def collate(items: list[Prepared | Failure | None]) -> ExtractionBatch:
     """Stack what was decoded, keep what was not."""
     prepared = [item for item in items if isinstance(item, Prepared)]
     failures = [item for item in items if isinstance(item, Failure)]
@@ -107,6 +112,10 @@ class ExtractionModule(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Load the extractor's weights, before Lightning moves them to the device."""
         self.extractor.load()
+
+    def teardown(self, stage: str) -> None:
+        """Give the weights' memory back: training comes next."""
+        self.extractor.unload()
 
     def transfer_batch_to_device(self, batch: ExtractionBatch, device: torch.device, dataloader_idx: int) -> ExtractionBatch:
         """Only the pixels travel."""
@@ -186,7 +195,8 @@ class ShardWriting(pl.Callback):
             self.cache.folder,
             "".join(f"; {name} {figures['median']:.1f} in the median" for name, figures in manifest["diagnostics"].items()),
         )
-        self.cache.warn_of_poor_features(manifest)
+        for sentence in self.cache.poor_features():
+            log.warning("%s", sentence)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Keep the batches that were complete."""
@@ -212,6 +222,11 @@ def check_captions(records: Sequence[Record], extractor: Extractor) -> None:
             "images only would give their label away: caption all, or set data.extractor.prompt_source to empty or captioner"
         )
         raise DataError(msg)
+    if any(record.caption_source is None for record in records):
+        log.warning(
+            "some records do not say where their captions come from (column caption_source): make sure that real and generated images "
+            "were captioned alike; the prompts that made the generated ones would give their label away"
+        )
     sources = {label: {record.caption_source for record in records if record.label == label} for label in (0, 1)}
     if sources[0] and sources[1] and sources[0] != sources[1]:
         told = {label: sorted(str(source) for source in found) for label, found in sources.items()}
@@ -222,7 +237,7 @@ def check_captions(records: Sequence[Record], extractor: Extractor) -> None:
         raise DataError(msg)
 
 
-def extraction_loader(records: Sequence[Record], cache: FeatureCache, batch_size: int, workers: int) -> DataLoader[Any]:
-    """Loader of the images that have no features yet."""
-    dataset = ImageDataset(records, cache.extractor, cache.settings["perturbation"])
-    return DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=collate, pin_memory=torch.cuda.is_available())
+def extraction_loader(records: Sequence[Record], cache: FeatureCache, batch_size: int, workers: int, ranks: int = 1) -> DataLoader[Any]:
+    """Loader of the images that have no features yet, for so many ranks."""
+    dataset = ImageDataset(records, cache.extractor, cache.settings["perturbation"], ranks)
+    return DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=collate)

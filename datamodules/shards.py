@@ -24,14 +24,16 @@ from safetensors.numpy import save as save_tensors
 
 from datamodules.files import sync_directory, temporary_name, write_atomically
 from datamodules.records import Failure
+from modules.errors import UserError
 
 SHARD_NAME = re.compile(r"shard-\d{4}-\d{6}\.tar")
 INDEX_VERSION = 1
+MAX_OPEN = 128  # shards that a reader keeps open; systems allow a process 1,024 files or fewer
 
 Arrays = dict[str, NDArray[Any]]
 
 
-class ShardError(RuntimeError):
+class ShardError(UserError):
     """A shard and its index disagree, or a shard cannot be read."""
 
 
@@ -105,11 +107,14 @@ class ShardWriter:
             diagnostics: The extractor's figures of this image.
         """
         figures = dict(diagnostics or {})
-        tar = self._tar or self._open()
         content = save_tensors({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-        offset = _append(tar, f"{key}.safetensors", content)
         document = {**info, "caption_hash": caption, "diagnostics": figures}
-        _append(tar, f"{key}.json", json.dumps(document, ensure_ascii=False, sort_keys=True).encode())
+        told = json.dumps(
+            document, ensure_ascii=False, sort_keys=True
+        ).encode()  # before anything is written: a sample is whole or not there
+        tar = self._tar or self._open()
+        offset = _append(tar, f"{key}.safetensors", content)
+        _append(tar, f"{key}.json", told)
         self._rows.append(Row(key, caption, offset, len(content), zlib.crc32(content), figures))
         self.written += 1
         if len(self._rows) >= self.max_samples or tar.offset >= self.max_bytes or time.monotonic() - self._opened > self.max_seconds:
@@ -136,16 +141,9 @@ class ShardWriter:
         _write_index(shard, size, self._rows, self._failures)
         self._tar, self._rows, self._failures, self._opened = None, [], [], 0.0
 
-    def abandon(self) -> None:
-        """Throw away what is not finished."""
-        if self._tar is not None:
-            self._tar.close()
-            self._temporary.unlink(missing_ok=True)
-        self._tar, self._rows, self._failures, self._opened = None, [], [], 0.0
-
     def _open(self) -> tarfile.TarFile:
         self._temporary = self.folder / temporary_name(f"{self.rank:04d}.tar")
-        self._tar = tarfile.open(self._temporary, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - closed by finish or abandon
+        self._tar = tarfile.open(self._temporary, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - closed by finish
         self._opened = time.monotonic()
         return self._tar
 
@@ -283,6 +281,8 @@ class ShardReader:
 
     def _descriptor(self, number: int) -> int:
         if number not in self._descriptors:
+            if len(self._descriptors) >= MAX_OPEN:
+                os.close(self._descriptors.pop(next(iter(self._descriptors))))
             self._descriptors[number] = os.open(self._shards[number], os.O_RDONLY)
         return self._descriptors[number]
 

@@ -1,7 +1,6 @@
 """The main job through the real commands, small: images to a report, resumed, evaluated, killed."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -40,18 +39,12 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("place")
 
 
-@pytest.fixture(autouse=True)
-def no_run_directory_from_before(monkeypatch):
-    monkeypatch.delenv("UNDERTOW_RUN_DIRECTORY", raising=False)
-
-
 def options(place, name, *more):
     return [*SMALL, f"--data.cache_dir={place / 'cache'}", f"--runs_dir={place / 'runs'}", f"--name={name}", *more]
 
 
 @pytest.fixture(scope="module")
 def first(place):
-    os.environ.pop("UNDERTOW_RUN_DIRECTORY", None)
     return train.main(options(place, "first", "--trainer.max_epochs=2"))
 
 
@@ -96,9 +89,15 @@ def test_the_built_in_splits_share_no_photograph(first):
 
 def test_the_log_has_the_agreed_names(first):
     log = pd.read_csv(first / "log.csv")
-    assert {"train/loss_epoch", "val/loss", "val/auroc", "val/tpr_at_fpr_0.01", "test/auroc", "test/builtin/builtin-img2img/auroc"} <= set(
-        log
-    )
+    assert {
+        "train/loss",
+        "train/loss_epoch",
+        "val/loss",
+        "val/auroc",
+        "val/tpr_at_fpr_0.01",
+        "test/auroc",
+        "test/builtin/builtin-img2img/auroc",
+    } <= set(log)
     assert log["val/auroc"].notna().sum() == 2
 
 
@@ -128,14 +127,14 @@ def test_a_taken_name_is_refused_and_nothing_is_overwritten(place, first):
 
 
 def test_row_29_resuming_with_a_changed_config(place, first):
-    with pytest.raises(RunError, match=r"(?s)--force.*-  max_epochs: 2.*\+  max_epochs: 3"):
+    with pytest.raises(RunError, match=r"(?s)--force.*-trainer.max_epochs: 2.*\+trainer.max_epochs: 3"):
         train.main(options(place, "first", "--trainer.max_epochs=3", "--resume=auto"))
 
 
 def test_resuming_goes_on_and_appends(place, first):
     run_id = (first / "wandb" / "run_id.txt").read_text()
     epochs = pd.read_csv(first / "log.csv")["val/auroc"].notna().sum()
-    train.main(options(place, "first", "--trainer.max_epochs=3", "--resume=last", "--force=true"))
+    train.main(options(place, "first", "--trainer.max_epochs=3", "--resume=last", "--force"))
     log = pd.read_csv(first / "log.csv")
     assert log["val/auroc"].notna().sum() == epochs + 1
     assert torch.load(first / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
@@ -151,10 +150,9 @@ def test_evaluate_scores_as_training_did(place, first):
     manifest["caption"] = [captions["/".join(Path(path).parts[-2:])] for path in tested.path]
     manifest.to_csv(place / "manifest.csv", index=False)
     metrics = json.loads((first / "metrics.json").read_text())
-    best = next(path for path in first.glob("checkpoints/*.ckpt") if path.name != "last.ckpt")
     command = ["--data.source=ManifestSource", f"--data.source.path={place / 'manifest.csv'}", "--data.source.allow_outside=true"]
     command += [f"--data.cache_dir={place / 'cache'}", f"--runs_dir={place / 'runs'}", "--trainer.accelerator=cpu"]
-    folder = evaluate.main([f"--checkpoint={best}", *command])
+    folder = evaluate.main([f"--checkpoint={first / 'checkpoints/best.ckpt'}", *command])
     again = pd.read_parquet(folder / "predictions.parquet").set_index("key").score
     expected = tested.set_index("key").score
     np.testing.assert_allclose(again[expected.index], expected, atol=1e-4)
@@ -179,16 +177,19 @@ def test_a_missing_manifest_is_one_sentence(place):
 def test_row_13_the_killed_command_loses_and_doubles_nothing(place, first):
     """SIGKILL in the middle of the real extraction, twice; then to the end, against the undisturbed run's features."""
     cache = place / "killed"
-    command = [*options(place, "killed", "--trainer.max_epochs=1", "--data.extract_batch_size=4"), f"--data.cache_dir={cache}"]
+    small = ["--data.extract_batch_size=4", "--data.shard_samples=8"]
+    command = [*options(place, "killed", "--trainer.max_epochs=1", *small), f"--data.cache_dir={cache}"]
     rng = random.Random(0)
-    for _ in range(2):
+    for attempt in range(2):
         process = subprocess.Popen([sys.executable, "train.py", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 300
-        while not list(cache.glob("inversion-*/*/.writing-*.tar")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(rng.uniform(0, 1))
+        while len(list(cache.glob("inversion-*/*/*.index.json"))) < 2 * (attempt + 1) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.2))
         process.send_signal(signal.SIGKILL)
         process.wait()
+        [partial] = cache.glob("inversion-*/builtin-*")
+        assert 0 < len(ShardReader(partial)) < len(ShardReader(next(place.glob("cache/inversion-*/builtin-*"))))
     train.main(command)
     [disturbed], [whole] = (list(root.glob("inversion-*/builtin-*")) for root in (cache, place / "cache"))
     rows = [key for path in disturbed.glob("*.index.json") for key in json.loads(path.read_text())["rows"]["key"]]
@@ -201,3 +202,21 @@ def test_row_13_the_killed_command_loses_and_doubles_nothing(place, first):
             difference = np.abs(array.astype(int) - ours.read(key, caption)[name].astype(int))
             assert difference.max() <= 1
             assert (difference > 0).mean() <= 1e-3
+
+
+@pytest.mark.timeout(900)
+def test_two_processes_extract_and_train_as_one(place, first):
+    """Real DDP subprocesses: the same features, each image scored once, and no rank that waits for the other for ever."""
+    cache = place / "two"
+    more = ["--trainer.max_epochs=2", "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.enable_progress_bar=true"]
+    command = [*options(place, "two", *more), f"--data.cache_dir={cache}"]
+    done = subprocess.run([sys.executable, "train.py", *command], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    [parallel], [alone] = (list(root.glob("inversion-*/builtin-*")) for root in (cache, place / "cache"))
+    assert {path.name[:10] for path in parallel.glob("shard-*.tar")} == {"shard-0000", "shard-0001"}
+    rows = [key for path in parallel.glob("*.index.json") for key in json.loads(path.read_text())["rows"]["key"]]
+    assert len(rows) == len(set(rows)) == len(ShardReader(alone))
+    assert set(rows) == {key for key, _ in ShardReader(alone).keys()}  # noqa: SIM118 - not a dictionary
+    predictions = pd.read_parquet(place / "runs/two/predictions.parquet")
+    assert sorted(predictions.key) == sorted(pd.read_parquet(first / "predictions.parquet").key)
+    assert pd.read_csv(place / "runs/two/log.csv")["val/auroc"].notna().sum() == 2

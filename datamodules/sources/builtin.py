@@ -7,6 +7,8 @@ model never saw; training, validation and test take different photographs. Three
   the generator's trace differs.
 - `builtin-txt2img`: samples from the crops' captions. Their content differs from the photographs'.
 - `builtin-autoencoder`: the autoencoder's round trip. In the test only: a generator that training never saw.
+
+Every image's caption is measured on the image itself, in the same words for real and generated ones.
 """
 
 import json
@@ -22,7 +24,7 @@ from datamodules.files import lock, write_atomically
 from datamodules.hashing import ContentHashes, hash_tree
 from datamodules.records import FAKE, REAL, Record
 from datamodules.sources.base import MEMO, Source
-from datamodules.sources.photographs import Photograph, describe, load, photographs, random_crop_and_side
+from datamodules.sources.photographs import PHOTOGRAPHS, Photograph, describe, load, photographs, random_crop_and_side
 from modules.settings import fingerprint, settings_of
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from modules.diffusion.latent_diffusion import LatentDiffusion
 
 VALIDATION = ("flower", "moon")
+FORMAT = 2  # raised when this file or the photographs' crops and captions change what is made
 DATASET = "builtin"
 
 
@@ -88,7 +91,8 @@ class BuiltInSource(Source):
             yield Record(**{**fields, "path": str(folder / fields["path"])})
 
     def _folder(self, cache_dir: Path) -> Path:
-        settings = settings_of(self)["init_args"]
+        roles = {photo.name: photo.role for photo in PHOTOGRAPHS}
+        settings = settings_of(self)["init_args"] | {"format": FORMAT, "roles": roles, "validation": VALIDATION}
         if Path(self.model).is_dir():
             settings["model"] = hash_tree(self.model, ContentHashes(cache_dir / MEMO))
         return (cache_dir / f"{DATASET}-{fingerprint(settings)}").resolve()
@@ -117,11 +121,11 @@ class BuiltInSource(Source):
         rng, torch_rng = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
         files = load(photo)
         cut = [random_crop_and_side(rng, files[i % len(files)]) for i in range(self.crops)]
-        captions = [describe(crop, photo.subject, side) for crop, side in cut]
+        prompts = [describe(crop, photo.subject, side) for crop, side in cut]
         crops = torch.from_numpy(np.stack([crop for crop, _ in cut])).permute(0, 3, 1, 2)
         noise = torch.randn(2, *model.encode(crops).shape, generator=torch_rng)
-        made = {"photographs": crops, "builtin-img2img": to_uint8(self._img2img(model, crops, captions, noise[0]))}
-        made["builtin-txt2img"] = to_uint8(self._txt2img(model, captions[::2], noise[1, ::2]))
+        made = {"photographs": crops, "builtin-img2img": to_uint8(self._img2img(model, crops, prompts, noise[0]))}
+        made["builtin-txt2img"] = to_uint8(self._txt2img(model, prompts[::2], noise[1, ::2]))
         if split == "test":
             made["builtin-autoencoder"] = to_uint8(model.decode(model.encode(crops)))
         records = []
@@ -139,7 +143,8 @@ class BuiltInSource(Source):
                         generator=generator,
                         path=str(path.relative_to(folder)),
                         split=split,
-                        caption=captions[i * stride],
+                        # Measured on this image, real or not: the prompt that made a fake would give its label away.
+                        caption=describe(image, photo.subject, cut[i * stride][1]),
                         caption_source="template",
                         group=f"{DATASET}/{photo.name}",
                         pair=None if stride == 2 else f"{DATASET}/{photo.name}-{i:04d}",

@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
 
+from modules.errors import CheckpointError
 from modules.metrics.functional import Threshold, threshold_at_fpr
 from modules.metrics.ranking import RankingMetric, ranking_metrics
 from modules.settings import settings_of
@@ -52,12 +54,16 @@ class Detector(pl.LightningModule, ABC):
         threshold_fpr: float = 0.05,
     ) -> None:
         super().__init__()
+        if not 0 < threshold_fpr < 1:
+            msg = f"threshold_fpr is {threshold_fpr}; a false positive rate lies between 0 and 1"
+            raise ValueError(msg)
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.threshold_fpr = threshold_fpr
         self.threshold = Threshold(None, threshold_fpr, 0, "no validation yet")
         for split in ("train", "val", "test"):
             setattr(self, f"{split}_metrics", ranking_metrics().clone(prefix=f"{split}/"))
+            setattr(self, f"{split}_loss", MeanMetric())
         self.val_reals = RealScores()
 
     def settings(self) -> dict[str, Any]:
@@ -72,6 +78,11 @@ class Detector(pl.LightningModule, ABC):
     @abstractmethod
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Outputs of a batch of features."""
+
+    @property
+    def pictures(self) -> list[str]:
+        """Which images a report shows as what the detector saw; the features by default."""
+        return self.features
 
     def score(self, outputs: Tensor) -> Tensor:
         """One real number an image, `[B]`, larger for more likely fake; the single logit by default."""
@@ -140,17 +151,26 @@ class Detector(pl.LightningModule, ABC):
         loss = self.loss(outputs, batch)
         scores = self.score(outputs.detach())
         getattr(self, f"{split}_metrics").update(scores, batch["label"], batch["index"])
-        self.log(f"{split}/loss", loss, prog_bar=True, on_step=split == "train", on_epoch=True, batch_size=len(scores), sync_dist=True)
+        getattr(self, f"{split}_loss").update(loss.detach(), len(scores))
+        if split == "train":
+            self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=len(scores))
         return scores if returns_scores else loss
 
     def _log_metrics(self, split: str) -> None:
-        metrics = getattr(self, f"{split}_metrics")
+        """Compute and log an epoch's loss and metrics.
+
+        They reduce over ranks by themselves, here, where all ranks come by. Lightning's own reduction (`sync_dist`) would wait for ever:
+        the progress bar of rank 0 asks for it alone.
+        """
+        metrics, loss = getattr(self, f"{split}_metrics"), getattr(self, f"{split}_loss")
         if not self.trainer.sanity_checking:
-            # Every rank computes the same value from the scores of all, so nothing is left to reduce.
-            values = {name: value.float() for name, value in metrics.compute().items()}
-            for name, value in values.items():
-                self.log(name, value, prog_bar=name == "val/auroc", sync_dist=False)
+            self.log("train/loss_epoch" if split == "train" else f"{split}/loss", loss.compute())
+            for name, value in metrics.compute().items():
+                if torch.isnan(value) and "tpr_at_fpr" in name:
+                    continue  # too few reals for this rate
+                self.log(name, value.float(), prog_bar=name == "val/auroc")
         metrics.reset()
+        loss.reset()
 
 
 def load_detector(path: str) -> tuple[Detector, dict[str, Any]]:
@@ -163,8 +183,7 @@ def load_detector(path: str) -> tuple[Detector, dict[str, Any]]:
         The detector in evaluation mode, and the checkpoint's `data` description (extractor, perturbation, families).
 
     Raises:
-        ValueError: If the file is not a checkpoint of this project.
-        FileNotFoundError: If there is none.
+        CheckpointError: If there is no such file, or it is not a checkpoint of this project.
     """
     import pickle
 
@@ -172,13 +191,16 @@ def load_detector(path: str) -> tuple[Detector, dict[str, Any]]:
 
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        msg = f"checkpoint {path!r} cannot be opened ({error.strerror}); name a .ckpt file under runs/NAME/checkpoints"
+        raise CheckpointError(msg) from error
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         msg = f"checkpoint {path!r} cannot be read safely ({str(error).splitlines()[0]}); it may be damaged, or hold more than tensors"
-        raise ValueError(msg) from error
+        raise CheckpointError(msg) from error
     described = checkpoint.get("undertow") if isinstance(checkpoint, dict) else None
     if not described:
         msg = f"checkpoint {path!r} was not written by train.py: it does not say which detector it holds"
-        raise ValueError(msg)
+        raise CheckpointError(msg)
     settings = described["detector"]
     if "pretrained" in settings["init_args"]:
         # The weights come from the checkpoint; there is no need to download those that training started from.

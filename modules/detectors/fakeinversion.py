@@ -67,6 +67,11 @@ class FakeInversion(Detector):
         needed = set(self.inputs) - {"residual"} | ({"image", "reconstruction"} if "residual" in self.inputs else set())
         return sorted(needed)
 
+    @property
+    def pictures(self) -> list[str]:
+        """The inputs."""
+        return self.inputs
+
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Logits `[B, 1]` of uint8 or float features `[B, 3, S, S]` each."""
         return self.network(self.normalise(self.view(self.stack(features))))

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules.errors import ModelError
+
 
 class Captioner(nn.Module):
     """An image captioner of the BLIP family (Li et al. 2022, 2023), deterministic (beam search, no sampling).
@@ -25,21 +27,22 @@ class Captioner(nn.Module):
         self.requires_grad_(False).eval()
 
     @classmethod
-    def from_pretrained(cls, path_or_id: str, dtype: torch.dtype = torch.float32) -> "Captioner":
+    def from_pretrained(cls, path_or_id: str, dtype: torch.dtype = torch.float32, revision: str | None = None) -> "Captioner":
         """Load a BLIP or BLIP-2 model from a directory or the hub.
 
         Raises:
-            ValueError: If the model is of another kind.
+            ModelError: If the model is of another kind.
         """
         from transformers import AutoConfig, AutoProcessor, Blip2ForConditionalGeneration, BlipForConditionalGeneration
 
         classes: dict[str, Any] = {"blip": BlipForConditionalGeneration, "blip-2": Blip2ForConditionalGeneration}
-        kind = AutoConfig.from_pretrained(path_or_id).model_type
+        pinned: dict[str, Any] = {} if revision is None else {"revision": revision}
+        kind = AutoConfig.from_pretrained(path_or_id, **pinned).model_type
         if kind not in classes:
             msg = f"captioner {path_or_id!r} is a {kind!r} model; BLIP and BLIP-2 are supported"
-            raise ValueError(msg)
-        network = classes[kind].from_pretrained(path_or_id, dtype=dtype)
-        return cls(network, AutoProcessor.from_pretrained(path_or_id))
+            raise ModelError(msg)
+        network = classes[kind].from_pretrained(path_or_id, dtype=dtype, **pinned)
+        return cls(network, AutoProcessor.from_pretrained(path_or_id, **pinned))
 
     def forward(self, images: Tensor) -> list[str]:
         """Describe images.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.diffusion.ddim import NoiseSchedule, follow
+from modules.errors import ModelError
 from modules.images import to_unit
 
 # What `model_index.json` may name for each part. Other pipelines (two text encoders, transformers) need other conditioning.
@@ -60,8 +61,7 @@ class LatentDiffusion(nn.Module):
             revision: Branch, tag or commit of a hub model.
 
         Raises:
-            FileNotFoundError: If the path looks local and is not a diffusers directory.
-            ValueError: If the model has parts that are not supported.
+            ModelError: If the path looks local and is not a diffusers directory, or the model has parts that are not supported.
         """
         from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
@@ -163,15 +163,15 @@ def check_model(path_or_id: str, revision: str | None = None) -> None:
     """Refuse, before any weights are read, what is not a supported text-to-image model.
 
     Raises:
-        FileNotFoundError: If a local directory lacks `model_index.json`, or a path that does not exist looks local.
-        ValueError: If the model's parts are not those of `SUPPORTED_PARTS`.
+        ModelError: If a local directory lacks `model_index.json`, a path that does not exist looks local, or the model's parts are
+            not those of `SUPPORTED_PARTS`.
     """
     index = read_model_index(path_or_id, revision)
     for part, wanted in SUPPORTED_PARTS.items():
         found = (index.get(part) or [None, None])[-1]
         if found != wanted:
             msg = f"{path_or_id!r} names {found} as its {part}; only text-to-image models with {wanted} are supported"
-            raise ValueError(msg)
+            raise ModelError(msg)
 
 
 def read_model_index(path_or_id: str, revision: str | None = None) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def read_model_index(path_or_id: str, revision: str | None = None) -> dict[str, 
         return dict(json.loads((folder / "model_index.json").read_text()))
     if folder.is_dir() or path_or_id.startswith((".", "/", "~")) or path_or_id.count("/") != 1 or path_or_id.startswith("assets/"):
         msg = f"{path_or_id!r} is not a directory with a model_index.json; name a diffusers model directory or a hub id like 'owner/name'"
-        raise FileNotFoundError(msg)
+        raise ModelError(msg)
     from diffusers import DiffusionPipeline
 
     return dict(DiffusionPipeline.load_config(path_or_id, revision=revision))

@@ -43,6 +43,9 @@ class Extractor(nn.Module, ABC):
     def load(self) -> None:
         """Load the weights; called once, before the first batch."""
 
+    def unload(self) -> None:
+        """Let go of the weights after the last batch; nothing by default."""
+
     @abstractmethod
     def prepare(self, image: Tensor) -> Tensor:
         """Bring one decoded image to the form that `forward` stacks: uint8 `[3, H, W]` to uint8 `[3, h, w]`. Runs in loader workers."""

@@ -34,6 +34,7 @@ class InversionExtractor(Extractor):
         guidance: Classifier-free guidance; above 1 the round trip breaks.
         prompt_source: `records` (the records' captions), `empty` (unconditional), or `captioner`.
         captioner: BLIP or BLIP-2 model that describes the images where `prompt_source` is `captioner`.
+        captioner_revision: Branch, tag or commit of a hub captioner.
         model_dtype: What the networks compute in: `float32`, `bfloat16` or `float16`. The DDIM state is float32.
         keep_latents: Also keep the two latents, to render the features again at another size.
     """
@@ -52,12 +53,16 @@ class InversionExtractor(Extractor):
         guidance: float = 1.0,
         prompt_source: Literal["records", "empty", "captioner"] = "records",
         captioner: str = "Salesforce/blip2-opt-2.7b",
+        captioner_revision: str | None = None,
         model_dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         keep_latents: bool = False,
     ) -> None:
         super().__init__()
         if prompt_source not in PROMPT_SOURCES:
             msg = f"prompt_source is {prompt_source!r}; it must be one of {PROMPT_SOURCES}"
+            raise ValueError(msg)
+        if size < 8 or steps < 1:
+            msg = f"size is {size} and steps is {steps}; at least 8 pixels and one step are needed"
             raise ValueError(msg)
         self.model = model
         self.revision = revision
@@ -66,6 +71,7 @@ class InversionExtractor(Extractor):
         self.guidance = guidance
         self.prompt_source = prompt_source
         self.captioner = captioner
+        self.captioner_revision = captioner_revision
         self.model_dtype = model_dtype
         self.keep_latents = keep_latents
         self.diffusion: LatentDiffusion | None = None
@@ -75,7 +81,7 @@ class InversionExtractor(Extractor):
     def weights(self) -> dict[str, str | None]:
         """The diffusion model, and the captioner where one is used."""
         named = {self.model: self.revision}
-        return named | {self.captioner: None} if self.prompt_source == "captioner" else named
+        return named | {self.captioner: self.captioner_revision} if self.prompt_source == "captioner" else named
 
     @property
     def uses_record_captions(self) -> bool:
@@ -89,7 +95,7 @@ class InversionExtractor(Extractor):
             log.warning("guidance %s is above 1: inversion and reconstruction no longer undo each other", self.guidance)
         self.diffusion = LatentDiffusion.from_pretrained(self.model, dtype, revision=self.revision)
         if self.prompt_source == "captioner":
-            self.describe = Captioner.from_pretrained(self.captioner, dtype)
+            self.describe = Captioner.from_pretrained(self.captioner, dtype, self.captioner_revision)
 
     def prepare(self, image: Tensor) -> Tensor:
         """Centre square, its side resized to `size`: uint8 `[3, H, W]` to uint8 `[3, size, size]`."""
@@ -100,11 +106,10 @@ class InversionExtractor(Extractor):
 
     def prompts_for(self, images: Tensor, captions: Sequence[str | None]) -> list[str]:
         """The prompt of each image by `prompt_source`."""
-        if self.prompt_source == "records":
-            return [caption or "" for caption in captions]
-        if self.describe is None:
-            return [""] * len(captions)
-        return self.describe(images)
+        if self.prompt_source == "captioner":
+            self._loaded()
+            captions = self.describe(images) if self.describe else captions
+        return [""] * len(captions) if self.prompt_source == "empty" else super().prompts_for(images, captions)
 
     def forward(self, images: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Features:
         """Invert, reconstruct and decode both; see the class for the features. Nothing random: `seeds` are not used."""
@@ -113,29 +118,32 @@ class InversionExtractor(Extractor):
         clean = model.encode(images)
         noise = model.invert(clean, embeddings, self.steps, self.guidance)
         rebuilt = model.denoise(noise, embeddings, self.steps, self.guidance)
-        decoded = to_uint8(model.decode(torch.cat([noise, rebuilt])))  # one pass of the decoder for both
-        noise_map, reconstruction = decoded.chunk(2)
+        self._refuse_non_finite(noise, rebuilt)
+        decoded = model.decode(torch.cat([noise, rebuilt]))  # one pass of the decoder for both
+        self._refuse_non_finite(decoded)
+        noise_map, reconstruction = to_uint8(decoded).chunk(2)
         features = {"image": to_uint8(to_unit(images)), "noise_map": noise_map, "reconstruction": reconstruction}
         if self.keep_latents:
             features |= {"noise_latent": noise.half(), "reconstruction_latent": rebuilt.half()}
-        self._refuse_non_finite(noise, rebuilt)
         return features
 
     def diagnostics(self, features: Features) -> dict[str, Tensor]:
         """Round-trip PSNR in dB between image and reconstruction."""
         return {"round_trip_psnr": psnr(features["image"], features["reconstruction"])}
 
+    def unload(self) -> None:
+        """Let go of the networks, so that training has their memory."""
+        self.diffusion = self.describe = None
+
     def _loaded(self) -> LatentDiffusion:
         if self.diffusion is None:
-            self.load()
-        if self.diffusion is None:  # pragma: no cover - load sets it
-            msg = "the diffusion model is not loaded"
+            msg = "load() was not called"
             raise RuntimeError(msg)
         return self.diffusion
 
-    def _refuse_non_finite(self, *latents: Tensor) -> None:
-        """A latent that overflowed decodes to a plausible grey image, so it is caught here."""
-        for latent in latents:
-            if not bool(torch.isfinite(latent).all()):
-                msg = f"the diffusion model gave non-finite latents in {self.model_dtype}; set data.extractor.model_dtype to float32"
+    def _refuse_non_finite(self, *tensors: Tensor) -> None:
+        """Overflow becomes a plausible grey or black image once it is uint8, so it is caught before."""
+        for tensor in tensors:
+            if not bool(torch.isfinite(tensor).all()):
+                msg = f"the diffusion model gave non-finite values in {self.model_dtype}; set data.extractor.model_dtype to float32"
                 raise FloatingPointError(msg)

@@ -122,7 +122,9 @@ class TPRAtFPR(RankingMetric):
         self.fpr = fpr
 
     def measure(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """The true positive rate of `[N]` scores and labels."""
+        """The true positive rate of `[N]` scores and labels; NaN with fewer than 1 / fpr reals, where it would mean nothing."""
+        if int((labels == 0).sum()) * self.fpr < 1:
+            return scores.new_tensor(torch.nan)
         return functional.tpr_at_fpr(scores, labels, self.fpr)
 
 

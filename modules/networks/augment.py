@@ -29,7 +29,7 @@ def random_crop(images: Tensor, side: int) -> Tensor:
     columns = torch.randint(width + 1, (len(images), 1), device=images.device) + torch.arange(side, device=images.device)
     sample = torch.arange(len(images), device=images.device)[:, None, None]
     # Advanced indices around the channel slice put the channels last.
-    return images[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return images[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
 def center_crop(images: Tensor, side: int) -> Tensor:

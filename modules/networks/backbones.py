@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from modules.errors import ModelError
+
 Norm = Literal["batch", "instance"]
 NORMS: dict[str, Callable[..., nn.Module]] = {"batch": nn.BatchNorm2d, "instance": partial(nn.InstanceNorm2d, affine=True)}
 TORCHVISION = "torchvision/"
@@ -23,22 +25,21 @@ def build_backbone(name: str, in_channels: int, outputs: int = 1, pretrained: bo
         norm: `batch`, or `instance`; only ResNets take the latter.
 
     Raises:
-        ValueError: If there is no such model, or it does not take that norm.
-        RuntimeError: If the weights cannot be had.
+        ModelError: If there is no such model, it does not take that norm, or the weights cannot be had.
     """
     if norm not in NORMS:
         msg = f"norm {norm!r} is not one of {sorted(NORMS)}"
-        raise ValueError(msg)
+        raise ModelError(msg)
     options: dict[str, Any] = {} if norm == "batch" else {"norm_layer": NORMS[norm]}
     build = _torchvision if name.startswith(TORCHVISION) else _timm
     try:
         return build(name.removeprefix(TORCHVISION), in_channels, outputs, pretrained, options)
     except TypeError as error:
         msg = f"backbone {name!r} does not take norm {norm!r}"
-        raise ValueError(msg) from error
+        raise ModelError(msg) from error
     except OSError as error:
         msg = f"the ImageNet weights of {name!r} cannot be had ({error}); set model.pretrained to false to start without"
-        raise RuntimeError(msg) from error
+        raise ModelError(msg) from error
 
 
 def _timm(name: str, in_channels: int, outputs: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
@@ -47,7 +48,7 @@ def _timm(name: str, in_channels: int, outputs: int, pretrained: bool, options: 
     if not timm.is_model(name):
         similar = ", ".join(timm.list_models(f"*{name}*")[:5]) or "timm.list_models() tells them"
         msg = f"timm has no model {name!r}; similar: {similar}"
-        raise ValueError(msg)
+        raise ModelError(msg)
     return timm.create_model(name, in_chans=in_channels, num_classes=outputs, pretrained=pretrained, **options)
 
 
@@ -57,7 +58,7 @@ def _torchvision(name: str, in_channels: int, outputs: int, pretrained: bool, op
 
     if name not in models.list_models(models):
         msg = f"torchvision has no classifier {name!r}; torchvision.models.list_models() tells them"
-        raise ValueError(msg)
+        raise ModelError(msg)
     network = models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
     first = next(path for path, module in network.named_modules() if isinstance(module, nn.Conv2d))
     last = [path for path, module in network.named_modules() if isinstance(module, nn.Linear)][-1]

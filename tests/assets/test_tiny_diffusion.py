@@ -8,7 +8,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from assets.evaluate_tiny_diffusion import denoising_errors, in_batches, psnr, unseen_crops, wiener_error
 from assets.tiny_diffusion_networks import PROMPT_LENGTH, build_tokenizer
-from assets.train_tiny_diffusion import TimeBudget, build_crops, main, tokenise
+from assets.train_tiny_diffusion import TimeBudget, build_crops, main, ramped_average, tokenise
 from datamodules.sources.photographs import photographs
 from modules.diffusion.latent_diffusion import LatentDiffusion
 
@@ -171,3 +171,10 @@ def test_the_time_budget_raises_then_lowers_the_rate():
     assert rates[1] == pytest.approx(1, abs=0.01)
     assert rates[1] > rates[2] > rates[3] > rates[4] == 0
     assert trainer.should_stop
+
+
+def test_the_average_follows_fast_at_first_and_slowly_later():
+    start, target = torch.zeros(1), torch.ones(1)
+    assert float(ramped_average(start, target, 0)) == pytest.approx(0.9)
+    assert float(ramped_average(start, target, 100_000)) == pytest.approx(0.002)
+    assert float(ramped_average(target, target, 7)) == 1

@@ -79,16 +79,15 @@ def data_set(tmp_path):
 def extract(data):
     missing = data.missing()
     if missing:
-        loader, writing = data.extraction(missing)
         trainer = pl.Trainer(
             accelerator="cpu",
             logger=False,
-            callbacks=[writing],
+            callbacks=[data.shard_writing()],
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=False,
         )
-        trainer.predict(ExtractionModule(data.extractor), dataloaders=loader, return_predictions=False)
+        trainer.predict(ExtractionModule(data.extractor), dataloaders=data.extraction_loader(missing), return_predictions=False)
     return len(missing)
 
 
@@ -156,8 +155,8 @@ def test_row_41_random_numbers_depend_on_the_image_only(data_set):
     extract(one)
     extract(many)
     for record in one.records():
-        if record.key not in {failure.key for failure in one.cache.reader().failures}:
-            first, second = (data.load_features(record, data.cache.reader()) for data in (one, many))
+        if record.key not in {failure.key for failure in one.reader.failures}:
+            first, second = (data.load_features(record) for data in (one, many))
             np.testing.assert_array_equal(first["drawn"], second["drawn"])
     assert len({seed_of(record) for record in one.records()}) == 12
 
@@ -203,7 +202,7 @@ def test_the_perturbation_is_applied_before_extraction(data_set):
     extract(clean)
     extract(stored)
     first = clean.records()[0]
-    features = [data.load_features(first, data.cache.reader())["mean"] for data in (clean, stored)]
+    features = [data.load_features(first)["mean"] for data in (clean, stored)]
     assert features[0] != features[1]
 
 

@@ -11,6 +11,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from datamodules.sources.photographs import load, photographs, random_crop
 from modules.diffusion import LatentDiffusion
+from modules.errors import ModelError
 from modules.extractors import InversionExtractor
 from modules.images import psnr, to_uint8
 
@@ -130,7 +131,7 @@ def test_image_to_image_takes_the_last_steps(model):
 
 @pytest.mark.parametrize("path", ["nowhere", "./nowhere", "/nowhere/at/all", "assets/nowhere"])
 def test_a_path_that_is_none(path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+    with pytest.raises(ModelError, match="nowhere"):
         LatentDiffusion.from_pretrained(path)
 
 

@@ -114,7 +114,7 @@ def test_two_processes_agree_with_one(tmp_path):
     expected = {name: float(value) for name, value in metrics.compute().items()}
     for kind in ("uneven", "empty"):
         for rank in (0, 1):
-            assert torch.load(tmp_path / f"{kind}-{rank}.pt") == pytest.approx(expected, abs=1e-12)
+            assert torch.load(tmp_path / f"{kind}-{rank}.pt") == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
 def test_functions_import_nothing_but_torch():
@@ -122,3 +122,11 @@ def test_functions_import_nothing_but_torch():
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module.partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert names - set(sys.stdlib_module_names) == {"torch"}
+
+
+def test_a_rate_that_too_few_reals_can_tell_is_nan():
+    scores, labels = torch.arange(60.0), torch.tensor([0, 1, 1] * 20)
+    for fpr, told in ((0.05, True), (0.01, False)):
+        metric = TPRAtFPR(fpr)
+        metric.update(scores, labels)
+        assert bool(torch.isnan(metric.compute())) is not told

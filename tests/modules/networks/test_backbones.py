@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
+from modules.errors import ModelError
 from modules.networks import build_backbone
 from modules.networks.backbones import TORCHVISION
 
@@ -55,5 +56,5 @@ def test_norm_that_a_backbone_does_not_take():
 
 
 def test_weights_that_cannot_be_had_say_what_to_do():
-    with pytest.raises(RuntimeError, match=r"set model\.pretrained to false"):
+    with pytest.raises(ModelError, match=r"set model\.pretrained to false"):
         build_backbone("resnet18", 9, pretrained=True)

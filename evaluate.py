@@ -13,7 +13,7 @@ from typing import Any, Literal
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
-from cli import HARDWARE, find_run, is_main_process
+from cli import HARDWARE, find_run, hold, is_main_process
 from datamodules.datamodule import FeatureDataModule
 from datamodules.files import write_atomically
 from modules.errors import UserError
@@ -71,6 +71,7 @@ def main(args: Sequence[str] | None = None) -> Path:
     trained = Path(options.checkpoint).resolve().parent.parent.name
     run = find_run(Path(options.runs_dir), options.name or f"{trained}-on-{data.source.name}", "never")
     if is_main_process():
+        _held = hold(run.folder)  # until this process ends
         write_atomically(run.folder / "config.yaml", built.dump(parsed, skip_validation=True).encode())
     log.info("%s", data.summary())
     hardware = {name: options.trainer[name] for name in HARDWARE}

@@ -53,7 +53,7 @@ class BuiltInSource(Source):
     def __init__(
         self,
         model: str = "assets/tiny-diffusion",
-        crops: int = 30,
+        crops: int = 25,
         strength: float = 0.4,
         sampling_steps: int = 20,
         sampling_guidance: float = 2.0,

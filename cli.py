@@ -147,6 +147,9 @@ class UndertowCLI(LightningCLI):
         parser.add_argument("--group", type=str | None, default=None, help="study that the run belongs to, for W&B")
         parser.add_argument("--runs_dir", type=str, default="runs", help="directory of all run directories")
         parser.add_argument("--resume", type=str, default="never", help="never, auto, last, or the path of a checkpoint")
+        parser.add_argument(
+            "--monitor", type=str, default="val/loss", help="logged value that chooses best.ckpt; a loss is best low, all else high"
+        )
         parser.add_argument("--force", action="store_true", help="resume although the configuration has changed")
         parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.log_every_n_steps": 10})
 
@@ -196,7 +199,9 @@ class UndertowCLI(LightningCLI):
         added: list[Callback] = [LearningRateMonitor("epoch")]
         if not any(isinstance(callback, ModelCheckpoint) for callback in configured):
             folder = self.run.folder / "checkpoints"
-            added.append(ModelCheckpoint(folder, filename=Path(BEST).stem, monitor="val/loss", enable_version_counter=False))
+            monitor = self.config.monitor
+            mode = "min" if monitor.endswith("loss") else "max"
+            added.append(ModelCheckpoint(folder, filename=Path(BEST).stem, monitor=monitor, mode=mode, enable_version_counter=False))
             # One of its own: `save_last` of the other would only be written when the best one is.
             added.append(ModelCheckpoint(folder, filename=Path(LAST).stem, enable_version_counter=False))
         return added

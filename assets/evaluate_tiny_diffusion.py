@@ -234,13 +234,10 @@ def main(args: Sequence[str] | None = None) -> None:
     seen = in_batches(model.encode, build_crops(options.sample, options.seed)[0])
     prompts, empty = model.embed(crops.captions), model.embed([""] * count)
     samples = {"linear, covariance of training crops": seen, "linear, covariance of these photographs' crops": oracle}
-    tables = (
-        report_autoencoder(model, crops),
-        report_round_trip(model, crops, latents, prompts),
-        report_denoising(model, crops, latents, prompts, empty, samples),
-    )
-    print("\n\n".join("\n".join(table) for table in tables))
+    print("\n".join(report_autoencoder(model, crops)), end="\n\n", flush=True)
+    print("\n".join(report_denoising(model, crops, latents, prompts, empty, samples)), end="\n\n", flush=True)
     draw(model, crops, latents, prompts, options.model / "samples.png")
+    print("\n".join(report_round_trip(model, crops, latents, prompts)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 from lightning.pytorch import Callback, Trainer
@@ -42,6 +42,10 @@ NOT_COMPARED = {
     "data.shard_samples",
 }
 NOT_COMPARED |= {f"trainer.{name}" for name in (*HARDWARE, "enable_model_summary", "logger", "default_root_dir")}
+
+
+# Open lock files of the run directories that this process writes; they are let go when it ends.
+_held: dict[Path, TextIO] = {}
 
 
 class RunError(DataError):
@@ -103,16 +107,15 @@ def _has_results(folder: Path) -> bool:
     return any((folder / part).exists() for part in RESULTS)
 
 
-def hold(folder: Path) -> Any:
+def hold(folder: Path) -> None:
     """Take a run directory for the life of this process.
-
-    Returns:
-        What must be kept: the lock ends with it.
 
     Raises:
         RunError: If another process of this machine has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if folder.resolve() in _held:
+        return
     file = (folder / ".lock").open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -120,7 +123,7 @@ def hold(folder: Path) -> Any:
         file.close()
         msg = f"{folder} is being written by another process; choose another --name, or wait for it"
         raise RunError(msg) from error
-    return file
+    _held[folder.resolve()] = file
 
 
 class UndertowCLI(LightningCLI):
@@ -160,7 +163,8 @@ class UndertowCLI(LightningCLI):
             self.run = Run(Path(given), Path(os.environ[CHECKPOINT_VARIABLE]) if os.environ[CHECKPOINT_VARIABLE] else None)
             return
         self.run = find_run(Path(self.config.runs_dir), self.config.name or self._default_name(), self.config.resume)
-        self._held = hold(self.run.folder) if is_main_process() else None
+        if is_main_process():
+            hold(self.run.folder)
         os.environ[RUN_VARIABLE] = str(self.run.folder)
         os.environ[CHECKPOINT_VARIABLE] = str(self.run.checkpoint or "")
         if is_main_process():

@@ -71,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> Path:
     trained = Path(options.checkpoint).resolve().parent.parent.name
     run = find_run(Path(options.runs_dir), options.name or f"{trained}-on-{data.source.name}", "never")
     if is_main_process():
-        _held = hold(run.folder)  # until this process ends
+        hold(run.folder)
         write_atomically(run.folder / "config.yaml", built.dump(parsed, skip_validation=True).encode())
     log.info("%s", data.summary())
     hardware = {name: options.trainer[name] for name in HARDWARE}

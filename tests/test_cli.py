@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from cli import RunError, find_run
+from cli import RunError, find_run, hold
 
 
 def test_a_new_run_has_its_own_directory(tmp_path):
@@ -56,3 +56,20 @@ print("imported:", sorted(heavy & sys.modules.keys() - baseline))
     assert done.stdout.strip().splitlines()[-1] == "imported: []"
     for option in ("--data.source", "--model", "--resume", "--name", "--trainer.max_epochs"):
         assert option in done.stdout
+
+
+def test_a_run_directory_has_one_writer(tmp_path):
+    hold(tmp_path / "a")
+    hold(tmp_path / "a")  # the same process may go on with its own
+    code = "import sys; from pathlib import Path; from cli import hold; hold(Path(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a"], capture_output=True, text=True)
+    assert "is being written by another process" in done.stderr
+
+
+def test_resuming_from_a_path_does_not_write_into_another_run(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "checkpoints" / "best.ckpt").touch()
+    with pytest.raises(RunError, match="holds another run"):
+        find_run(tmp_path, "b", str(tmp_path / "a/checkpoints/best.ckpt"))
+    assert find_run(tmp_path, "a", str(tmp_path / "a/checkpoints/best.ckpt")).folder == tmp_path / "a"

@@ -110,7 +110,8 @@ def wandb_logger(folder: Path, name: str, job_type: str, group: str, config: dic
     told = os.environ.get("WANDB_MODE")
     reason = "" if told or _has_key() else "has no key"
     if not reason:
-        logger = build()
+        # W&B reads the variable only once a process; given with the run, it holds whatever was read before
+        logger = build(mode=told) if told else build()
         if getattr(rank_zero_only, "rank", 0) or told == "offline":
             return logger
         try:

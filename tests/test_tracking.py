@@ -3,6 +3,9 @@
 import csv
 import logging
 
+import pytest
+import wandb
+
 from tracking import AppendingCSVLogger, wandb_logger
 
 
@@ -24,7 +27,15 @@ def test_csv_widens_and_appends(tmp_path):
     ]
 
 
-def test_row_38_wandb_without_a_key(tmp_path, monkeypatch, caplog):
+@pytest.fixture
+def fresh_wandb():
+    """W&B reads its environment once a process: what a test changes there must neither be missed nor outlive the test."""
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+def test_row_38_wandb_without_a_key(tmp_path, monkeypatch, caplog, fresh_wandb):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -39,3 +50,12 @@ def test_row_38_wandb_without_a_key(tmp_path, monkeypatch, caplog):
     run.finish()
     assert list(tmp_path.glob("wandb/offline-run-*"))
     assert wandb_logger(tmp_path, "name", "fakeinversion", "study").version == run.id
+
+
+def test_row_38_wandb_told_to_be_offline_after_it_was_read_otherwise(tmp_path, monkeypatch, fresh_wandb):
+    monkeypatch.delenv("WANDB_MODE")
+    wandb.setup()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = wandb_logger(tmp_path, "name", "fakeinversion", "study").experiment
+    assert run.settings.mode == "offline"
+    run.finish()

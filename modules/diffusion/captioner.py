@@ -36,7 +36,8 @@ class Captioner(nn.Module):
         from transformers import AutoConfig, AutoProcessor, Blip2ForConditionalGeneration, BlipForConditionalGeneration
 
         classes: dict[str, Any] = {"blip": BlipForConditionalGeneration, "blip-2": Blip2ForConditionalGeneration}
-        pinned: dict[str, Any] = {} if revision is None else {"revision": revision}
+        # Told no, transformers does not ask at the terminal whether the model may run code of its own.
+        pinned: dict[str, Any] = {"trust_remote_code": False} | ({} if revision is None else {"revision": revision})
         kind = AutoConfig.from_pretrained(path_or_id, **pinned).model_type
         if kind not in classes:
             msg = f"captioner {path_or_id!r} is a {kind!r} model; BLIP and BLIP-2 are supported"

@@ -1,6 +1,5 @@
 """Shards: whole or not at all, one process or several, read at random."""
 
-import io
 import json
 import multiprocessing
 import os
@@ -9,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 
 import numpy as np
@@ -18,6 +18,7 @@ import webdataset
 from datamodules.files import remove_leftovers
 from datamodules.records import Failure
 from datamodules.shards import ShardError, ShardReader, ShardWriter, index_path
+from datamodules.shards.lock import BusyError, alone, is_written
 
 WRITER = """
 import sys, numpy as np
@@ -119,7 +120,71 @@ def test_row_15_damage_is_an_error_that_names_the_shard(tmp_path, damage):
         index_path(shard).write_text('{"rows": 3')
     with pytest.raises(ShardError, match=shard.name) as error:
         ShardReader(tmp_path).read(f"{0:032x}")
-    assert "Delete it and run again" in str(error.value)
+    assert f"python -m datamodules.cache repair {tmp_path}" in str(error.value)
+
+
+def test_row_15_a_row_that_tells_of_another_sample(tmp_path):
+    write(tmp_path, range(2))
+    [index] = tmp_path.glob("*.index.json")
+    document = json.loads(index.read_text())
+    document["rows"]["key"] = document["rows"]["key"][::-1]  # size and checksum are right, the name in the tar file is another
+    index.write_text(json.dumps(document))
+    with pytest.raises(ShardError, match="is not where the index says"):
+        ShardReader(tmp_path).read(f"{1:032x}")
+
+
+FULL_DISK = """
+import resource, sys, numpy as np
+from pathlib import Path
+from datamodules.shards import ShardError, ShardWriter
+folder, side = Path(sys.argv[1]), int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
+writer = ShardWriter(folder, max_samples=3)
+try:
+    for i in range(5):
+        writer.add(f"{i:032x}", {"x": np.full((side if i == 4 else 8, side), i, np.uint8)}, {"number": i})
+    writer.finish()
+except ShardError as error:
+    print(error)
+    writer.finish()  # as ShardWriting.on_exception does
+    sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize(("side", "limit"), [(500, 30_000), (64, 10_000)], ids=["in a sample", "in the end of a shard"])
+def test_row_16_disk_full(tmp_path, side, limit):
+    if limit == 10_000:  # the end of a tar file is padded to 10,240 bytes, so that no shard can be finished
+        write(tmp_path, range(3), rank=7)
+    command = [sys.executable, "-c", FULL_DISK, tmp_path, str(side), str(limit)]
+    ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": os.getcwd()}, capture_output=True, text=True)
+    assert ended.returncode == 3, ended.stderr
+    assert not ended.stderr
+    for word in (str(tmp_path), "GB are free", "Free some space", "data.cache_dir", "run again"):
+        assert word in ended.stdout
+    assert not list(tmp_path.glob(".writing-*"))
+    assert len(list(tmp_path.glob("*.tar"))) == len(list(tmp_path.glob("*.index.json"))) == 1
+    assert {key for key, _ in ShardReader(tmp_path).keys()} == {  # noqa: SIM118 - not a dictionary
+        f"{i:032x}" for i in range(3)
+    }
+    write(tmp_path, range(3, 5))  # the next run goes on
+    reader = ShardReader(tmp_path)
+    assert len(reader) == 5
+    assert all(reader.read(*sample) for sample in reader.keys())  # noqa: SIM118 - not a dictionary
+
+
+def test_row_16_ctrl_c_in_the_middle_of_a_sample_publishes_nothing_half(tmp_path, monkeypatch):
+    writer = ShardWriter(tmp_path)
+    writer.add("0" * 32, sample(0), {})
+
+    def interrupted(tar, member, content):
+        tar.fileobj.write(b"half a header")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tarfile.TarFile, "addfile", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        writer.add("1" * 32, sample(1), {})
+    writer.finish()
+    assert not [path for path in tmp_path.iterdir() if path.name != ".lock"]
 
 
 def test_row_17_two_processes_of_one_rank(tmp_path):
@@ -141,6 +206,29 @@ def test_row_21_a_lost_index_is_rebuilt(tmp_path):
         path.unlink()
     assert len(ShardReader(tmp_path)) == 6
     assert {path: json.loads(path.read_text()) for path in tmp_path.glob("*.index.json")} == indexes
+
+
+def test_row_21_a_lost_index_does_not_hide_damage(tmp_path):
+    write(tmp_path, range(3))
+    [shard] = tmp_path.glob("*.tar")
+    [offset, *_] = json.loads(index_path(shard).read_text())["rows"]["offset"]
+    content = bytearray(shard.read_bytes())
+    content[offset + 200] ^= 1  # a pixel
+    shard.write_bytes(content)
+    index_path(shard).unlink()
+    assert len(ShardReader(tmp_path)) == 0
+    assert not index_path(shard).exists()
+
+
+def test_row_21_one_key_under_several_captions(tmp_path):
+    """A row of another caption goes to another shard: names within a tar file, and keys within an index, are unique."""
+    writer = ShardWriter(tmp_path)
+    for caption in ("", "a", "b"):
+        writer.add("0" * 32, sample(0), {}, caption)
+    writer.finish()
+    for path in tmp_path.glob("*.index.json"):
+        path.unlink()
+    assert sorted(ShardReader(tmp_path).keys()) == [("0" * 32, caption) for caption in ("", "a", "b")]
 
 
 def test_a_cut_shard_without_index_does_not_exist(tmp_path):
@@ -180,7 +268,7 @@ import resource, sys
 from pathlib import Path
 from datamodules import shards
 resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))
-shards.MAX_OPEN = 8
+shards.reader.MAX_OPEN = 8
 reader = shards.ShardReader(Path(sys.argv[1]))
 assert sum(len(reader.read(*sample)) for sample in reader.keys()) == 80
 """
@@ -194,10 +282,44 @@ def test_old_shards_are_finished_by_age(tmp_path):
     assert len(ShardReader(tmp_path)) >= 2
 
 
-def test_foreign_tar_without_index_gives_nothing(tmp_path):
-    with tarfile.open(tmp_path / "shard-0000-000000.tar", "w") as tar:
-        for name, content in [("../evil.safetensors", b"x"), ("a.pickle", b"cos\nsystem\n(S'true'\ntR.")]:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    assert len(ShardReader(tmp_path)) == 0
+def test_figures_that_are_not_finite_are_left_out(tmp_path):
+    writer = ShardWriter(tmp_path)
+    writer.add("0" * 32, sample(0), {}, diagnostics={"psnr": float("inf"), "side": 64})
+    writer.finish()
+    assert ShardReader(tmp_path).diagnostics() == {"side": [64.0]}
+
+
+def test_row_20_one_shard_and_four_workers(tmp_path):
+    import torch
+
+    write(tmp_path, range(9))
+
+    class Samples(torch.utils.data.Dataset):
+        reader = ShardReader(tmp_path)
+
+        def __len__(self):
+            return 9
+
+        def __getitem__(self, i):
+            return i, self.reader.read(f"{i:032x}", "c" if i % 2 else "")["image"]
+
+    loaded = {int(i): image for i, image in torch.utils.data.DataLoader(Samples(), batch_size=None, num_workers=4)}
+    assert sorted(loaded) == list(range(9))
+    assert all((loaded[i] == torch.from_numpy(sample(i)["image"])).all() for i in range(9))
+
+
+def test_a_writer_waits_for_a_repair_and_a_repair_refuses_a_writer(tmp_path):
+    writer = ShardWriter(tmp_path)
+    with alone(tmp_path):
+        waiting = threading.Thread(target=writer.add, args=("0" * 32, sample(0), {}))
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+    waiting.join()
+    with pytest.raises(BusyError, match="another process"), alone(tmp_path):
+        pass
+    assert is_written(tmp_path)
+    writer.finish()
+    with alone(tmp_path):
+        pass
+    assert not is_written(tmp_path)

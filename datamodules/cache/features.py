@@ -1,26 +1,31 @@
 """The feature cache: one directory for each combination of settings that changes a number."""
 
 import hashlib
+import itertools
 import json
 import statistics
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from datamodules.errors import DataError
 from datamodules.files import write_atomically
-from datamodules.hashing import ContentHashes, hash_tree
+from datamodules.hashing import ContentHashes, hash_tree, walk_files
 from datamodules.records import Failure, Record
 from datamodules.shards import ShardReader
-from modules.extractors.base import Extractor
 from modules.settings import fingerprint
+
+if TYPE_CHECKING:  # torch, which the commands that only look at folders do without
+    from modules.extractors.base import Extractor
 
 # Raised when the code changes a number that the settings do not show.
 FORMAT = 1
+MAX_WEIGHT_FILES = 1000
 LIBRARIES = ("torch", "diffusers", "transformers", "pillow", "safetensors", "lightning")
 
 
-def caption_hash(record: Record, extractor: Extractor) -> str:
+def caption_hash(record: Record, extractor: "Extractor") -> str:
     """Hash of the caption where the extractor's features depend on it, else empty: a changed caption means a new extraction."""
     if not (extractor.uses_record_captions and record.caption):
         return ""
@@ -43,7 +48,7 @@ class FeatureCache:
         hashes: Remembers content hashes of weight files.
     """
 
-    def __init__(self, root: Path, extractor: Extractor, perturbation: str, source: str, hashes: ContentHashes) -> None:
+    def __init__(self, root: Path, extractor: "Extractor", perturbation: str, source: str, hashes: ContentHashes) -> None:
         self.extractor = extractor
         self.settings: dict[str, Any] = {
             "format": FORMAT,
@@ -111,8 +116,16 @@ class FeatureCache:
 
 
 def _identity(name: str, revision: str | None, hashes: ContentHashes) -> str:
+    """Hash of a directory's content, or a hub model's id and revision; takes no network."""
     folder = Path(name)
-    return f"sha256:{hash_tree(folder, hashes)}" if folder.is_dir() else f"{name}@{revision or 'main'}"
+    if not folder.is_dir():
+        return f"{name}@{revision or 'main'}"
+    # A checkpoint from a stranger names this directory: "/" would be read from end to end, /proc without an end.
+    files = walk_files(folder, lambda path, reason: None)
+    if next(itertools.islice(files, MAX_WEIGHT_FILES, None), None):
+        msg = f"{name!r} holds more than {MAX_WEIGHT_FILES} files: it is no model directory"
+        raise DataError(msg)
+    return f"sha256:{hash_tree(folder, hashes)}"
 
 
 def _summary(values: list[float]) -> dict[str, float]:

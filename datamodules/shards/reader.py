@@ -1,0 +1,138 @@
+"""Reading shards at random through their indexes."""
+
+import logging
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from datamodules.records import Failure
+from datamodules.shards.index import Index, Row, damaged, index_path, open_plain, read_index, shards_of, write_index
+from datamodules.shards.tar import Arrays, decode, read_contents, read_features
+
+log = logging.getLogger(__name__)
+
+MAX_OPEN = 128  # shards that a reader keeps open; systems allow a process 1,024 files or fewer
+
+
+def rebuild_index(shard: Path) -> bool:
+    """Write the lost index of a complete shard anew.
+
+    Caption hashes, checksums and diagnostics come from the samples' JSON members. A shard is renamed only when it is complete, so one
+    without an index is either complete or a name that some process has just reserved (empty). Failures that the index told of are lost:
+    their images are tried once more.
+
+    Returns:
+        Whether the shard was complete and now has an index.
+    """
+    try:
+        descriptor = open_plain(shard)
+    except OSError as error:
+        log.warning("%s has no index and is left out: %s.", shard, error)
+        return False
+    try:
+        size = os.fstat(descriptor).st_size
+        contents = read_contents(descriptor, size)
+    finally:
+        os.close(descriptor)
+    if contents.problems or contents.damaged or not contents.rows:
+        reason = [*contents.problems, *contents.damaged.values(), "it holds no sample"][0]
+        log.warning("%s has no index and is left out: %s.", shard, reason)
+        return False
+    write_index(shard, Index(size, contents.rows, []))
+    return True
+
+
+class ShardReader:
+    """Random access to all samples of a cache directory.
+
+    Opening reads the indexes only. A sample is compared with its index row the first time that this process reads it.
+
+    Args:
+        folder: The cache directory; may be missing or empty.
+        rebuild: Write the lost index of a complete shard anew.
+
+    Raises:
+        ShardError: If an index cannot be read, or a shard is missing or has another size than its index says.
+    """
+
+    def __init__(self, folder: Path, rebuild: bool = True) -> None:
+        self.folder = Path(folder)
+        self.failures: list[Failure] = []
+        self._rows: dict[tuple[str, str], tuple[int, Row]] = {}
+        self._shards: list[Path] = []
+        self._sizes: list[int] = []
+        self._descriptors: dict[int, int] = {}
+        self._verified: set[tuple[str, str]] = set()
+        for shard in shards_of(self.folder):
+            if os.path.lexists(index_path(shard)) or (rebuild and shard.stat().st_size and rebuild_index(shard)):
+                self._add(shard)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, sample: tuple[str, str]) -> bool:
+        return sample in self._rows
+
+    def keys(self) -> list[tuple[str, str]]:
+        """Key and caption hash of every sample."""
+        return list(self._rows)
+
+    def diagnostics(self, samples: Iterable[tuple[str, str]] | None = None) -> dict[str, list[float]]:
+        """The extractor's figures of some samples (key and caption hash), or of all, by name."""
+        figures: dict[str, list[float]] = {}
+        for sample in self._rows if samples is None else samples:
+            _, row = self._rows[sample]
+            for name, value in row.diagnostics.items():
+                figures.setdefault(name, []).append(value)
+        return figures
+
+    def read(self, key: str, caption: str = "") -> Arrays:
+        """Features of one sample.
+
+        Raises:
+            KeyError: If the sample is not there.
+            ShardError: If its bytes are not those that were written.
+        """
+        number, row = self._rows[key, caption]
+        descriptor = self._descriptor(number)
+        try:
+            if (key, caption) in self._verified:
+                return decode(os.pread(descriptor, row.size, row.offset))
+            arrays = decode(read_features(descriptor, row, self._sizes[number]))
+        except (ValueError, OSError) as error:
+            raise damaged(self._shards[number], str(error)) from error
+        self._verified.add((key, caption))
+        return arrays
+
+    def __getstate__(self) -> dict[str, Any]:
+        """File descriptors belong to one process; a worker opens its own."""
+        return self.__dict__ | {"_descriptors": {}}
+
+    def __del__(self) -> None:
+        for descriptor in self.__dict__.get("_descriptors", {}).values():
+            os.close(descriptor)
+
+    def _descriptor(self, number: int) -> int:
+        if number not in self._descriptors:
+            if len(self._descriptors) >= MAX_OPEN:
+                os.close(self._descriptors.pop(next(iter(self._descriptors))))
+            try:
+                self._descriptors[number] = open_plain(self._shards[number])
+            except OSError as error:
+                raise damaged(self._shards[number], f"it cannot be opened any more ({error.strerror or error})") from error
+        return self._descriptors[number]
+
+    def _add(self, shard: Path) -> None:
+        index = read_index(shard)
+        status = shard.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise damaged(shard, "it is a link or something else than a plain file")
+        if status.st_size != index.bytes:
+            raise damaged(shard, f"it has {status.st_size} bytes where its index says {index.bytes}")
+        self.failures.extend(index.failures)
+        self._shards.append(shard)
+        self._sizes.append(index.bytes)
+        for row in index.rows:
+            self._rows.setdefault((row.key, row.caption), (len(self._shards) - 1, row))

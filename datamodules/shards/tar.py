@@ -1,0 +1,206 @@
+"""Members of shards as the untrusted input that they are.
+
+Nothing is unpickled, extracted to disk or handed to a shell: a member is a regular file named `<key>.safetensors` or `<key>.json`.
+"""
+
+import json
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+
+from datamodules.shards.index import BLOCK, KEY, MAX_FEATURE_BYTES, MAX_RECORD_BYTES, MAX_ROWS, Row, as_text, check_row, finite
+
+MEMBER = re.compile(rf"(?P<key>{KEY.pattern})\.(?P<kind>safetensors|json)")
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Member(NamedTuple):
+    """One member of a tar file.
+
+    Attributes:
+        name: As the header says.
+        offset: First byte of its content.
+        size: Length of its content.
+        refused: Why a shard may not hold it, empty where it may.
+    """
+
+    name: str
+    offset: int
+    size: int
+    refused: str = ""
+
+
+def padded(size: int) -> int:
+    """Bytes that a member's content takes in a tar file."""
+    return -(-size // BLOCK) * BLOCK
+
+
+def read_member(descriptor: int, position: int, total: int) -> Member | None:
+    """The member whose header stands at a position, None at the archive's end.
+
+    Not by `tarfile.open`: its extended headers and sparse files make it read what a shard never holds, as long as a header says.
+
+    Args:
+        descriptor: The open tar file.
+        position: First byte of the header.
+        total: Length of the file.
+
+    Raises:
+        ValueError: If there is no whole member.
+    """
+    header = os.pread(descriptor, BLOCK, position)
+    if len(header) == BLOCK and not header.strip(b"\0"):
+        return None
+    try:
+        info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
+    except (tarfile.TarError, ValueError) as error:
+        msg = f"there is no whole member at byte {position} ({error})"
+        raise ValueError(msg) from error
+    offset = position + BLOCK
+    if not 0 <= info.size <= total - offset:
+        msg = f"the member {info.name!r:.80} of {info.size} bytes does not fit into the file"
+        raise ValueError(msg)
+    return Member(info.name, offset, info.size, _refusal(info))
+
+
+def _refusal(info: tarfile.TarInfo) -> str:
+    matched = MEMBER.fullmatch(info.name)
+    if not info.isreg() or info.issparse():
+        return f"the member {info.name!r:.80} is a link or something else than a plain file"
+    if matched is None:
+        return f"the member {info.name!r:.80} is neither <key>.safetensors nor <key>.json"
+    limit = MAX_RECORD_BYTES if matched["kind"] == "json" else MAX_FEATURE_BYTES
+    return f"the member {info.name} has {info.size} bytes, more than {limit}" if info.size > limit else ""
+
+
+def members(descriptor: int, total: int) -> Iterator[Member]:
+    """All members of a tar file in order, their headers only.
+
+    Raises:
+        ValueError: Where the file is cut, or no header follows.
+    """
+    position = 0
+    while (member := read_member(descriptor, position, total)) is not None:
+        yield member
+        position = member.offset + padded(member.size)
+
+
+def read_features(descriptor: int, row: Row, total: int) -> bytes:
+    """The safetensors member that a row tells of: its header and its content agree with the row.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    member = read_member(descriptor, row.offset - BLOCK, total)
+    if member is None or member.refused or (member.name, member.size) != (f"{row.key}.safetensors", row.size):
+        msg = f"the sample {row.key} is not where the index says"
+        raise ValueError(msg)
+    content = os.pread(descriptor, row.size, row.offset)
+    if len(content) != row.size or zlib.crc32(content) != row.checksum:
+        msg = f"the sample {row.key} does not have the checksum of the index"
+        raise ValueError(msg)
+    return content
+
+
+def read_record(descriptor: int, member: Member | None) -> dict[str, Any]:
+    """The JSON member of a sample.
+
+    Raises:
+        ValueError: If it is missing, or is no JSON object with a caption hash and diagnostics.
+    """
+    try:
+        if member is None or member.refused or not member.name.endswith(".json"):
+            msg = "its JSON member is missing"
+            raise ValueError(msg)
+        told = json.loads(os.pread(descriptor, member.size, member.offset))
+        as_text(told["caption_hash"])
+        finite(told["diagnostics"])
+    except (KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        msg = f"its JSON member cannot be read ({type(error).__name__})"
+        raise ValueError(msg) from error
+    return dict(told)
+
+
+def decode(content: bytes) -> Arrays:
+    """Tensors of a safetensors member; their sizes must add up to its length.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        return dict(load_tensors(content))
+    except (SafetensorError, KeyError, TypeError, ArithmeticError) as error:
+        msg = f"its features are not readable safetensors ({type(error).__name__}: {str(error)[:100]})"
+        raise ValueError(msg) from error
+
+
+class Contents(NamedTuple):
+    """What a tar file holds.
+
+    Attributes:
+        rows: Its whole samples.
+        damaged: Reasons by key of the samples that are not whole.
+        problems: What else is wrong with it.
+    """
+
+    rows: list[Row]
+    damaged: dict[str, str]
+    problems: list[str]
+
+
+def read_contents(descriptor: int, total: int) -> Contents:
+    """Read a whole tar file without an index, as far as it can be read.
+
+    Args:
+        descriptor: The open tar file.
+        total: Its length in bytes.
+    """
+    found, problems = member_names(descriptor, total)
+    contents = Contents([], {}, problems)
+    for name, member in found.items():
+        key, _, kind = name.rpartition(".")
+        if kind != "safetensors":
+            continue
+        try:
+            contents.rows.append(_row(descriptor, total, member, found.get(f"{key}.json")))
+        except (ValueError, TypeError, ArithmeticError, OSError) as error:
+            contents.damaged[key] = str(error)
+    return contents
+
+
+def member_names(descriptor: int, total: int) -> tuple[dict[str, Member], list[str]]:
+    """Members that a shard may hold, by name, and what is wrong with the others."""
+    found: dict[str, Member] = {}
+    problems = []
+    try:
+        for member in members(descriptor, total):
+            if member.refused or member.name in found or len(found) >= 2 * MAX_ROWS:
+                problems.append(member.refused or f"the member {member.name} stands in it twice, or it has too many")
+            else:
+                found[member.name] = member
+            if len(problems) > MAX_ROWS:
+                break
+    except (ValueError, OSError) as error:
+        problems.append(str(error))
+    return found, problems
+
+
+def _row(descriptor: int, total: int, member: Member, record: Member | None) -> Row:
+    content = os.pread(descriptor, member.size, member.offset)
+    decode(content)
+    told = read_record(descriptor, record)
+    checksum = zlib.crc32(content)
+    if told.get("checksum", checksum) != checksum:
+        msg = "its features do not have the checksum of its JSON member"
+        raise ValueError(msg)
+    row = Row(member.name.rpartition(".")[0], told["caption_hash"], member.offset, member.size, checksum, finite(told["diagnostics"]))
+    check_row(row, total)
+    return row

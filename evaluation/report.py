@@ -26,6 +26,7 @@ Load = Callable[[str], Mapping[str, NDArray[np.uint8]]]
 
 MISTAKES = 6  # of each kind
 THUMBNAIL = 256  # longest side of an embedded picture, in pixels
+_WRONG = {1: "missed", 0: "false alarm"}
 _LOSSLESS = 128  # up to this side a picture is embedded as PNG
 _COLUMNS = {
     "AUROC": ("auroc",),
@@ -71,7 +72,12 @@ def write_report(
     # Names of generators, files and runs come from others' data: everything is escaped.
     environment = jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     html = environment.get_template("report.html.j2").render(
-        title=title, facts=dict(facts or {}), warnings=list(warnings), sections=sections, one=len(sections) == 1
+        title=title,
+        facts=dict(facts or {}),
+        warnings=list(warnings),
+        sections=sections,
+        one=len(sections) == 1,
+        comparison=_comparison(documents),
     )
     path = run_dir / "report.html"
     write_atomically(path, html.encode())
@@ -96,6 +102,21 @@ def _section(name: str, frame: pd.DataFrame, document: Mapping[str, Any], load: 
         "mistakes": _mistakes(clean, threshold, load),
         "bootstrap": document["bootstrap"],
     }
+
+
+def _comparison(documents: Mapping[str, Any]) -> dict[str, Any]:
+    """AUROC of all detectors side by side: over all images, by generator, and by perturbation where there are several."""
+
+    def parts(document: Mapping[str, Any]) -> dict[str, Any]:
+        perturbed = document["by_perturbation"] if len(document["by_perturbation"]) > 1 else {}
+        return {"all": document["overall"], **document["by_generator"], **{f"all, {name}": part for name, part in perturbed.items()}}
+
+    rows: dict[str, dict[str, Any]] = {}
+    for name, document in documents.items():
+        for where, part in parts(document).items():
+            rows.setdefault(where, dict(part)).update({f"auroc of {name}": part["auroc"]})
+    whole = {where: row for where, row in rows.items() if all(f"auroc of {name}" in row for name in documents)}
+    return _table(whole, {name: (f"auroc of {name}",) for name in documents})
 
 
 def _table(records: Mapping[str, Any], columns: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
@@ -133,27 +154,50 @@ def _charts(tables: Mapping[str, pd.DataFrame], threshold: float | None) -> dict
     return {"roc": rocs, "histograms": histograms}
 
 
-def _mistakes(frame: pd.DataFrame, threshold: float | None, load: Load) -> list[dict[str, Any]]:
-    """The fakes that look most real to the detector, and the reals that look most fake."""
+def worst_mistakes(frame: pd.DataFrame, threshold: float | None, label: int, count: int = MISTAKES) -> pd.DataFrame:
+    """The fakes that look most real to a detector, or the reals that look most fake, the worst first.
+
+    Args:
+        frame: Rows of one detector.
+        threshold: Scores greater than this are called fake; None where there is none.
+        label: 1 for fakes, 0 for reals.
+        count: How many rows at most.
+
+    Returns:
+        Rows of `frame`, and in `verdict` whether each is `missed`, a `false alarm` or `right`; None without a threshold.
+    """
+    rows = _ranked(frame, label).head(count)
+    wrong = _is_wrong(rows, threshold)
+    named = [None if threshold is None else _WRONG[label] if each else "right" for each in wrong]
+    return rows.assign(verdict=pd.Series(named, index=rows.index, dtype=object))
+
+
+def _ranked(frame: pd.DataFrame, label: int) -> pd.DataFrame:
+    """The scored images of a class, each once, from the one that looks most like the other class."""
     scored = frame[frame["score"].notna()].drop_duplicates("key")
-    kinds = (
-        (1, True, "Fakes that look most real to it", "missed"),
-        (0, False, "Real images that look most fake to it", "false alarm"),
-    )
+    return scored[scored["label"] == label].sort_values(["score", "key"], ascending=[label == 1, True])
+
+
+def _is_wrong(rows: pd.DataFrame, threshold: float | None) -> "pd.Series[bool]":
+    return (rows["score"] > (np.nan if threshold is None else threshold)) != rows["label"].astype(bool)
+
+
+def _mistakes(frame: pd.DataFrame, threshold: float | None, load: Load) -> list[dict[str, Any]]:
+    """The worst mistakes of both kinds with their pictures, and how many there are."""
     shown = []
-    for label, ascending, heading, wrong in kinds:
-        rows = scored[scored["label"] == label].sort_values(["score", "key"], ascending=[ascending, True])
-        total = None if threshold is None else int(((rows["score"] > threshold) != bool(label)).sum())
+    for label, heading in ((1, "Fakes that look most real to it"), (0, "Real images that look most fake to it")):
+        rows = _ranked(frame, label)
+        total = None if threshold is None else int(_is_wrong(rows, threshold).sum())
         share = None if total is None or rows.empty else f"{total:,} of {len(rows):,} ({percent(total / len(rows))})"
-        cards = []
-        for row in rows.head(MISTAKES).to_dict("records"):
-            verdict = None if threshold is None else wrong if (row["score"] > threshold) != bool(label) else "right"
-            cards.append(_card({str(name): value for name, value in row.items()}, verdict, load))
-        shown.append({"heading": heading, "wrong": wrong, "share": share, "cards": cards})
+        cards = [
+            _card({str(name): value for name, value in row.items()}, load)
+            for row in worst_mistakes(frame, threshold, label).to_dict("records")
+        ]
+        shown.append({"heading": heading, "wrong": _WRONG[label], "share": share, "cards": cards})
     return shown
 
 
-def _card(row: Mapping[str, Any], verdict: str | None, load: Load) -> dict[str, Any]:
+def _card(row: Mapping[str, Any], load: Load) -> dict[str, Any]:
     """One image with its pictures."""
     source = f"{row['dataset']}/{row['generator']}"
     kind = "fake" if row["label"] else "real"
@@ -172,19 +216,29 @@ def _card(row: Mapping[str, Any], verdict: str | None, load: Load) -> dict[str, 
         "key": row["key"],
         "path": path,
         "score": f"{row['score']:.3f}",
-        "verdict": verdict,
+        "verdict": row["verdict"],
         "views": views,
         "problem": problem,
     }
 
 
-def _picture(pixels: NDArray[np.uint8]) -> str:
-    """A picture as a data URI, at most `THUMBNAIL` pixels wide and high."""
+def thumbnail(pixels: NDArray[np.uint8]) -> Image.Image:
+    """A picture, uint8 `[H, W, 3]`, at most `THUMBNAIL` pixels wide and high.
+
+    Raises:
+        ValueError: It is of another type or shape.
+    """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         message = f"a picture is uint8 [H, W, 3]; got {pixels.dtype} {list(pixels.shape)}"
         raise ValueError(message)
     image = Image.fromarray(np.ascontiguousarray(pixels))
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return image
+
+
+def _picture(pixels: NDArray[np.uint8]) -> str:
+    """A picture's thumbnail as a data URI."""
+    image = thumbnail(pixels)
     buffer = io.BytesIO()
     if max(image.size) <= _LOSSLESS:
         image.save(buffer, "PNG", optimize=True)

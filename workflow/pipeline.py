@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from datamodules.datamodule import FeatureDataModule
 from datamodules.records import Record
 from modules.detectors.base import Detector
+from modules.metrics.functional import Threshold
 from modules.settings import settings_of
 
 log = logging.getLogger("undertow")
@@ -38,6 +39,11 @@ def extract_missing(data: FeatureDataModule, hardware: dict[str, Any]) -> int:
         log.info("All features are in %s: nothing to extract.", data.cache.folder)
         return 0
     log.info("Extracting features of %d images to %s", len(missing), data.cache.folder)
+    if not len(data.reader):
+        from datamodules.cache import differences
+
+        for line in differences(data.cache, Path(data.cache_dir)):
+            log.info("%s", line)
     callbacks: list[Any] = [data.shard_writing()]
     trainer = Trainer(**hardware, logger=False, enable_checkpointing=False, enable_model_summary=False, callbacks=callbacks)
     loader = data.extraction_loader(missing, trainer.world_size)
@@ -54,7 +60,7 @@ def score(trainer: Trainer, detector: Detector, loaders: list[DataLoader[Any]], 
         loaders: Loaders of `FeatureDataModule`.
         checkpoint: Weights and threshold to load first; those that the detector has where None.
     """
-    outputs: list[Any] = trainer.predict(detector, dataloaders=loaders, ckpt_path=checkpoint, return_predictions=True) or []
+    outputs: list[Any] = trainer.predict(detector, dataloaders=loaders, ckpt_path=checkpoint, weights_only=True) or []
     batches = [batch for loader in (outputs if len(loaders) > 1 else [outputs]) for batch in loader]
     mine = {key: float(value) for batch in batches for key, value in zip(batch["key"], batch["score"], strict=True)}
     return {key: value for scores in _from_all_ranks(mine) for key, value in scores.items()}
@@ -130,6 +136,11 @@ def write_run(
     logged = flat_metrics(metrics)
     for logger in trainer.loggers:
         logger.log_metrics(logged, step=trainer.global_step)
+    if trainer.loggers:
+        from workflow.charts import log_results
+
+        log_results(trainer, frame, metrics, pictures(data, records, detector.pictures))
+    for logger in trainer.loggers:
         logger.finalize("success")
     return metrics
 
@@ -151,14 +162,24 @@ def flat_metrics(metrics: dict[str, Any]) -> dict[str, float]:
     return flat
 
 
-def last_words(metrics: dict[str, Any], detector: Detector, folder: Path) -> str:
-    """What came out, and where it lies."""
-    lines = [f"{'AUROC':>8}  {'reals':>6} {'fakes':>6}"]
-    parts = metrics["by_generator"] | {"all": metrics["overall"]}
-    for name, part in parts.items():
-        value = part["auroc"]["value"]
-        lines.append(f"{'-' if value is None else format(value, '.3f'):>8}  {part['n_real']:>6} {part['n_fake']:>6}  {name}")
-    threshold = detector.threshold
-    found = f"no threshold: {threshold.reason}" if threshold.value is None else f"threshold {threshold.value:.3f}"
-    lines.append(f"{found} (FPR {threshold.fpr} on {threshold.n} validation reals)")
+def last_words(metrics: dict[str, Any], thresholds: Mapping[str, Threshold], folder: Path) -> str:
+    """What came out, and where it lies.
+
+    Args:
+        metrics: The contents of `metrics.json`.
+        thresholds: The stored threshold of each detector, by name.
+        folder: The run directory.
+    """
+    lines = []
+    for name, document in (metrics.get("detectors") or {"": metrics}).items():
+        lines.append(f"{'AUROC':>8}  {'reals':>6} {'fakes':>6}  {name}".rstrip())
+        perturbed = {f"all, {each}": part for each, part in document["by_perturbation"].items()}
+        parts = document["by_generator"] | (perturbed if len(perturbed) > 1 else {"all": document["overall"]})
+        for where, part in parts.items():
+            value = part["auroc"]["value"]
+            lines.append(f"{'-' if value is None else format(value, '.3f'):>8}  {part['n_real']:>6} {part['n_fake']:>6}  {where}")
+    for name, threshold in thresholds.items():
+        found = f"no threshold: {threshold.reason}" if threshold.value is None else f"threshold {threshold.value:.3f}"
+        label = f"{name}: " if len(thresholds) > 1 else ""
+        lines.append(f"{label}{found} (FPR {threshold.fpr} on {threshold.n} validation reals)")
     return "\n".join([*lines, f"Report: {folder / 'report.html'}", f"All results: {folder}"])

@@ -1,22 +1,35 @@
-"""Loggers of a run: a CSV file that survives resuming, and Weights & Biases."""
+"""Loggers of a run: a CSV file that survives resuming, and Weights & Biases, none of whose failures stops a run."""
 
+import contextlib
 import csv
+import functools
 import io
 import logging
 import os
 import secrets
+import shlex
+import subprocess
 import time
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
+from lightning.fabric.loggers.logger import _DummyExperiment
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.files import write_atomically
 
 log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parent.parent
+# W&B would try for 90 s at the start, wait without end for a lost network at the end, and lose the last 15 s where a process is killed.
+SETTINGS = {"init_timeout": 30.0, "finish_timeout": 300.0, "x_transaction_log_flush_interval": 2.0}
+LIBRARIES = ("torch", "torchvision", "lightning", "diffusers", "transformers", "timm", "open_clip_torch")
+EMPTY_LOG = 7  # bytes: the header of an offline log, and no record
+DATA_VARIABLE = "WANDB_DATA_DIR"
 
 
 class AppendingCSVLogger(Logger):
@@ -79,8 +92,86 @@ class AppendingCSVLogger(Logger):
         write_atomically(self.path, text.getvalue().encode())
 
 
+def _tolerant(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, with a warning in place of any exception; an interrupt passes through."""
+
+    @functools.wraps(method)
+    def call(self: "TolerantWandbLogger", *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            return self.went_wrong(error)
+
+    return call
+
+
+class TolerantWandbLogger(WandbLogger):
+    """W&B's logger; where W&B fails the run goes on, offline if it can, and says once why.
+
+    Args:
+        folder: The run directory.
+        options: What `WandbLogger` and `wandb.init` take.
+    """
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        super().__init__(save_dir=str(folder), **options)
+        self._wandb_init.pop("anonymous", None)  # W&B warns of it, whatever its value
+        self.folder = folder
+        self._warned = self._given_up = False
+
+    @property
+    def experiment(self) -> Any:
+        """W&B's run: online, or offline where the server cannot be reached, or an object that does nothing."""
+        if self._given_up:
+            return _DummyExperiment()
+        try:
+            return super().experiment
+        except Exception as error:
+            return self._offline_instead(error)
+
+    def _offline_instead(self, error: Exception) -> Any:
+        try:
+            if self._experiment is None and self._wandb_init.get("mode") != "offline":
+                log.info("W&B cannot be reached (%s): this run is logged offline. %s", error, how_to_sync(self.folder))
+                _go_offline()  # with another service: this one holds the id for the run that failed
+                self._wandb_init["mode"] = "offline"
+                return super().experiment
+        except Exception as second:
+            error = second
+        self._given_up = True
+        self.went_wrong(error)
+        return _DummyExperiment()
+
+    def went_wrong(self, error: Exception) -> None:
+        """Say, once, that W&B failed and what there still is."""
+        if not self._warned:
+            self._warned = True
+            told = f"{type(error).__name__}: {error}"
+            log.warning("W&B failed (%s). The run goes on; all that it logs is in %s", told, self.folder / "log.csv")
+
+    @contextlib.contextmanager
+    def staging(self) -> Iterator[None]:
+        """Within it W&B keeps the pictures of tables, until they are sent, in the run directory and not in the user's home."""
+        if DATA_VARIABLE in os.environ:
+            yield
+            return
+        os.environ[DATA_VARIABLE] = str(self.folder.resolve() / "wandb")
+        try:
+            yield
+        finally:
+            del os.environ[DATA_VARIABLE]
+
+    watch = _tolerant(WandbLogger.watch)
+    log_hyperparams = _tolerant(WandbLogger.log_hyperparams)
+    log_metrics = _tolerant(WandbLogger.log_metrics)
+    log_table = _tolerant(WandbLogger.log_table)
+    log_image = _tolerant(WandbLogger.log_image)
+    after_save_checkpoint = _tolerant(WandbLogger.after_save_checkpoint)
+    finalize = _tolerant(WandbLogger.finalize)
+
+
 def wandb_logger(folder: Path, name: str, job_type: str, group: str, config: dict[str, Any] | None = None) -> Logger:
-    """W&B's logger for a run directory; offline where there is no key, with the command that syncs it later.
+    """W&B's logger for a run directory; offline where there is no key or no server, with the command that syncs it later.
 
     W&B's own environment variables (`WANDB_PROJECT`, `WANDB_MODE`, `WANDB_ENTITY`, …) hold as always. The run's id is kept in the run
     directory, so that a resumed run goes on in the same W&B run.
@@ -90,37 +181,106 @@ def wandb_logger(folder: Path, name: str, job_type: str, group: str, config: dic
         name: The run's name.
         job_type: The detector's name.
         group: The study's name.
-        config: The resolved configuration, which W&B's tables filter and compare by.
+        config: The resolved configuration, which W&B's tables filter and compare by; the code's version is added to it.
     """
-    from lightning.pytorch.loggers import WandbLogger
+    code = code_version()
+    mode = os.environ.get("WANDB_MODE")
+    if main := not getattr(rank_zero_only, "rank", 0):
+        _end_service()  # Lightning would log this run into the one before
+        _remove_empty_logs(folder)
+        if not mode and not _has_key():
+            log.info("W&B has no key: this run is logged offline. %s", how_to_sync(folder))
+            mode = "offline"  # Lightning's own `offline` sets a mode that W&B has dropped
+            _go_offline()
+        elif mode != "offline" and unsynced(folder):
+            log.warning("Earlier starts of this run were logged offline, and belong before this one. %s", how_to_sync(folder))
+    logger = TolerantWandbLogger(
+        folder,
+        name=name,
+        project=os.environ.get("WANDB_PROJECT", "undertow"),
+        id=_run_id(folder),
+        resume="allow",
+        group=group,
+        job_type=job_type,
+        config={**(config or {}), "versions": {library: version(library) for library in LIBRARIES}} | ({"code": code} if code else {}),
+        settings=_settings(code),
+        **({"mode": mode} if mode else {}),
+    )
+    if main and mode != "offline":
+        _ = logger.experiment  # now, before hours of extraction
+    return logger
 
-    def build(**mode: Any) -> WandbLogger:
-        return WandbLogger(
-            name=name,
-            save_dir=str(folder),
-            project=os.environ.get("WANDB_PROJECT", "undertow"),
-            id=_run_id(folder),
-            resume="allow",
-            group=group,
-            job_type=job_type,
-            config=config or {},
-            **mode,
-        )
 
-    told = os.environ.get("WANDB_MODE")
-    reason = "" if told or _has_key() else "has no key"
-    if not reason:
-        # W&B reads the variable only once a process; given with the run, it holds whatever was read before
-        logger = build(mode=told) if told else build()
-        if getattr(rank_zero_only, "rank", 0) or told == "offline":
-            return logger
+def unsynced(folder: Path) -> list[Path]:
+    """W&B's logs of the starts of a run that were offline and have not been sent, oldest first."""
+    logs = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+    return [path for path in logs if not path.with_suffix(".wandb.synced").exists()]
+
+
+def how_to_sync(folder: Path) -> str:
+    """The command that sends all offline starts of a run, in their order, into one W&B run."""
+    return f"Send it with: wandb sync {shlex.quote(str(folder / 'wandb'))}"
+
+
+def code_version(root: Path = ROOT) -> dict[str, Any]:
+    """`commit`, and `dirty` where a tracked file differs from it; empty where `root` is not the top of a git checkout."""
+    told = _git(root, "rev-parse", "--show-toplevel", "HEAD")
+    top, _, commit = (told or "").partition("\n")
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    # The checkout of something else that this code was unpacked into says nothing about it.
+    if not commit or changes is None or Path(top).resolve() != root.resolve():
+        return {}
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def _git(root: Path, *command: str) -> str | None:
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        done = subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, timeout=20, env=environment)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _settings(code: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of `wandb.init`, but for those that the user's environment sets and those that this W&B does not know."""
+    import wandb
+
+    wanted = SETTINGS | ({"git_root": str(ROOT)} if code else {"disable_git": True})
+    return {
+        name: value for name, value in wanted.items() if name in wandb.Settings.model_fields and f"WANDB_{name.upper()}" not in os.environ
+    }
+
+
+def _end_service() -> None:
+    """End the W&B run and service of this process, also a dead one: what comes next reads the environment anew."""
+    import wandb
+
+    for end in (wandb.run.finish if wandb.run else None, wandb.teardown):
         try:
-            _ = logger.experiment  # now, before hours of extraction
-            return logger
-        except Exception as error:  # no failure of W&B's may stop a run
-            reason = f"cannot be reached ({error})"
-    log.info("W&B %s: this run is logged offline; send it later with: wandb sync %s", reason, folder / "wandb" / "offline-run-*")
-    return build(mode="offline")  # Lightning's own `offline` sets a mode that W&B has dropped
+            if end is not None:
+                end()
+        except Exception as error:
+            log.debug("W&B's service did not end as it should: %s: %s", type(error).__name__, error)
+        except SystemExit as stop:  # so W&B ends a process whose service failed; a signal's is a class of its own
+            if type(stop) is not SystemExit:
+                raise
+    wandb.run = None  # a run that could not be ended
+
+
+def _go_offline() -> None:
+    """Let W&B do all that follows in this process without the network, its telemetry included."""
+    import wandb
+
+    _end_service()
+    wandb.setup(wandb.Settings(mode="offline"))
+
+
+def _remove_empty_logs(folder: Path) -> None:
+    """Delete logs of starts that were killed before their first record: with one of them `wandb sync` sends none of the others."""
+    for path in unsynced(folder):
+        if path.stat().st_size <= EMPTY_LOG:
+            path.unlink()
 
 
 def _has_key() -> bool:
@@ -128,17 +288,20 @@ def _has_key() -> bool:
 
     try:
         return wandb.login(prompt=False, verify=False)
-    except wandb.errors.Error as error:
+    except Exception as error:
         log.warning("W&B does not take the key that it found: %s", error)
         return False
 
 
 @rank_zero_only
 def _run_id(folder: Path) -> str:
-    """The run's W&B id: made once, kept beside the run's files; rank 0 alone logs."""
+    """The run's W&B id: made once, by a sweep's agent or here, and kept beside the run's files; rank 0 alone logs."""
     kept = folder / "wandb" / "run_id.txt"
     if kept.exists():
         return kept.read_text().strip()
-    made = secrets.token_hex(4)
-    write_atomically(kept, made.encode())
+    made = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+    try:
+        write_atomically(kept, made.encode())
+    except OSError as error:
+        log.warning("W&B's id of this run cannot be kept (%s): resumed, it will be another W&B run", error)
     return made

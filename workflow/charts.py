@@ -1,0 +1,207 @@
+"""What a finished run shows in W&B: curves, histograms, the worst mistakes and a table, all from the rows behind `metrics.json`."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch import Trainer
+from numpy.typing import NDArray
+
+from evaluation.figures import bin_edges
+from evaluation.report import Load, thumbnail, worst_mistakes
+from evaluation.statistics import against_reals, clean_rows
+from modules.metrics.functional import Curve, curve
+from workflow.tracking import TolerantWandbLogger, how_to_sync, unsynced
+
+log = logging.getLogger(__name__)
+
+POINTS = 1000  # of a line; W&B draws 10,000 rows of a chart
+ROWS = 10_000
+MISTAKES = 8  # of each kind
+PICTURES_VARIABLE = "UNDERTOW_WANDB_PICTURES"
+# W&B's own preset of ROC and precision-recall charts: a panel of several runs draws the lines of all of them.
+_PRESET = "wandb/area-under-curve/v0"
+_STATISTICS = ("auroc", "average_precision", "balanced_accuracy", "accuracy", "tpr_at_threshold", "fpr_at_threshold")
+
+
+def log_results(trainer: Trainer, frame: pd.DataFrame, metrics: Mapping[str, Any], load: Load) -> None:
+    """Log charts and tables of the test split to the trainer's W&B loggers; no failure of theirs stops the run.
+
+    Args:
+        trainer: Whose loggers, and whose monitored value of the best checkpoint.
+        frame: The predictions table of one detector, of any splits.
+        metrics: What `metrics.json` holds.
+        load: From a key to the pictures that the detector saw. `UNDERTOW_WANDB_PICTURES=false` keeps all pictures here.
+    """
+    for logger in trainer.loggers:
+        if not isinstance(logger, TolerantWandbLogger):
+            continue
+        try:
+            made = best_scores(trainer) | results(frame[frame["split"] == "test"], metrics, load)
+            with logger.staging():
+                logger.log_metrics(made, step=trainer.global_step)
+        except Exception as error:
+            log.warning("no charts in W&B (%s: %s); report.html has them", type(error).__name__, error)
+        if logs := unsynced(logger.folder):
+            log.info("W&B: %d start(s) of this run are only on this machine. %s", len(logs), how_to_sync(logger.folder))
+
+
+def best_scores(trainer: Trainer) -> dict[str, float]:
+    """The monitored value of the best checkpoint, as `best/<name>`: one flat number for tables and sweeps."""
+    found = {}
+    for callback in trainer.checkpoint_callbacks:
+        monitor, score = getattr(callback, "monitor", None), getattr(callback, "best_model_score", None)
+        if monitor and score is not None:
+            found[f"best/{monitor}"] = float(score)
+    return found
+
+
+def results(frame: pd.DataFrame, document: Mapping[str, Any], load: Load) -> dict[str, Any]:
+    """W&B's charts and tables by their logged names; one that cannot be made is left out, with a warning.
+
+    Args:
+        frame: Rows of one detector and the split that `document` measures.
+        document: What `metrics.json` holds.
+        load: From a key to the pictures that the detector saw.
+    """
+    clean = clean_rows(frame)
+    tables = {"all": clean} | against_reals(clean, document["reals_from"])
+    curves = {name: points for name, table in tables.items() if (points := _curve(table)) is not None}
+    threshold = document["threshold"]["value"]
+    made: dict[str, Any] = {}
+    charts: dict[str, Callable[[], Any]] = {
+        "test/roc": lambda: roc(curves),
+        "test/precision_recall": lambda: precision_recall(curves),
+        "test/scores/real": lambda: scores(clean, 0),
+        "test/scores/fake": lambda: scores(clean, 1),
+        "test/mistakes": lambda: mistakes(clean, threshold, load),
+        "test/by_generator": lambda: by_generator(document),
+    }
+    for name, make in charts.items():
+        try:
+            made[name] = make()
+        except Exception as error:
+            log.warning("no %s in W&B: %s: %s", name, type(error).__name__, error)
+    return made
+
+
+def roc(curves: Mapping[str, Curve]) -> Any:
+    """ROC curves as W&B's chart, a line each."""
+
+    def points(each: Curve, kept: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        x, y = (rate.numpy()[kept] for rate in each.rates())
+        return x, y
+
+    return _lines(curves, points, "fpr", "tpr", "ROC", "false positive rate: reals called fake", "true positive rate: fakes called fake")
+
+
+def precision_recall(curves: Mapping[str, Curve]) -> Any:
+    """Precision over recall as W&B's chart, a line each; precision depends on the shares of reals and fakes in the test set."""
+
+    def points(each: Curve, kept: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        kept = kept[kept > 0]  # where nothing is called fake precision is 0/0
+        true, false = each.true.numpy()[kept], each.false.numpy()[kept]
+        return true / float(each.fakes), true / (true + false)
+
+    return _lines(curves, points, "recall", "precision", "Precision and recall", "recall: fakes called fake", "precision")
+
+
+def scores(frame: pd.DataFrame, label: int) -> Any:
+    """Histogram of the scores of a class, with the bins of the report's figures, which both classes share."""
+    import wandb
+
+    edges = bin_edges({"all": frame})
+    values = frame.loc[frame["label"] == label, "score"].dropna().to_numpy(np.float64)
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), bins=edges)
+    return wandb.Histogram(np_histogram=(counts, edges))
+
+
+def mistakes(frame: pd.DataFrame, threshold: float | None, load: Load) -> Any:
+    """The worst mistakes, those of the report and a few more: missed fakes and false alarms in turn, the worst first."""
+    import wandb
+
+    kinds = [worst_mistakes(frame, threshold, label, MISTAKES).assign(rank=lambda rows: range(len(rows))) for label in (1, 0)]
+    rows = pd.concat(kinds).sort_values("rank", kind="stable").to_dict("records")
+    shown = {row["key"]: _pictures(row["key"], load) for row in rows} if _may_send_pictures() else {}
+    names = list(dict.fromkeys(name for pictures in shown.values() for name in pictures))
+    table = wandb.Table(columns=["generator", "label", "score", "verdict", *names, "key"])
+    for row in rows:
+        pictures = [shown.get(row["key"], {}).get(name) for name in names]
+        told = [f"{row['dataset']}/{row['generator']}", "fake" if row["label"] else "real", row["score"], row["verdict"]]
+        table.add_data(*told, *pictures, row["key"])
+    return table
+
+
+def by_generator(document: Mapping[str, Any]) -> Any:
+    """The numbers of `metrics.json`, a row for all images and one for each generator, with their intervals."""
+    import wandb
+
+    rows = []
+    for name, record in {"all": document["overall"], **document["by_generator"]}.items():
+        cells = {statistic: record[statistic] for statistic in _STATISTICS}
+        cells |= {f"tpr_at_fpr_{fpr}": cell for fpr, cell in record["tpr_at_fpr"].items()}
+        row = {"generator": name, "n_real": record["n_real"], "n_fake": record["n_fake"]}
+        for statistic, cell in cells.items():
+            row |= {statistic: cell["value"], f"{statistic}_low": cell["low"], f"{statistic}_high": cell["high"]}
+        rows.append(row)
+    return wandb.Table(dataframe=pd.DataFrame(rows))
+
+
+def _lines(
+    curves: Mapping[str, Curve],
+    points: Callable[[Curve, NDArray[np.int64]], tuple[NDArray[np.float64], NDArray[np.float64]]],
+    x: str,
+    y: str,
+    title: str,
+    x_title: str,
+    y_title: str,
+) -> Any:
+    import wandb
+
+    most = min(POINTS, ROWS // max(1, len(curves)))
+    rows = []
+    for name, each in curves.items():
+        xs, ys = points(each, _kept(each, most))
+        rows += [[name, *pair] for pair in zip(xs.tolist(), ys.tolist(), strict=True)]
+    strings = {"title": title, "x-axis-title": x_title, "y-axis-title": y_title}
+    table = wandb.Table(dataframe=pd.DataFrame(rows, columns=["generator", x, y]))
+    return wandb.plot_table(_PRESET, table, {"x": x, "y": y, "class": "generator"}, strings)
+
+
+def _curve(table: pd.DataFrame) -> Curve | None:
+    """The curve of a table, none where it would be undefined."""
+    if table["score"].isna().any() or table["label"].nunique() < 2:
+        return None
+    return curve(torch.tensor(table["score"].to_numpy(np.float64)), torch.tensor(table["label"].to_numpy(np.int64)))
+
+
+def _kept(points: Curve, most: int) -> NDArray[np.int64]:
+    """Indices of at most `most` points: all, or evenly by either rate, and again by their logarithms for the ends."""
+    count = points.false.numel()
+    if count <= most:
+        return np.arange(count)
+    share = most // 4 - 1
+    kept = [np.array([0, count - 1])]
+    for rate in points.rates():
+        for wanted in (np.linspace(0, 1, share), np.geomspace(1 / count, 1, share)):
+            kept.append(np.searchsorted(rate.numpy(), wanted, side="right") - 1)
+    return np.unique(np.concatenate(kept))
+
+
+def _pictures(key: str, load: Load) -> dict[str, Any]:
+    """Thumbnails as W&B's images, none where they cannot be read."""
+    import wandb
+
+    try:
+        return {name: wandb.Image(thumbnail(pixels)) for name, pixels in load(key).items()}
+    except Exception as error:
+        log.warning("no pictures of %s in W&B: %s: %s", key, type(error).__name__, error)
+        return {}
+
+
+def _may_send_pictures() -> bool:
+    return os.environ.get(PICTURES_VARIABLE, "true").lower() not in ("0", "false", "no", "off")

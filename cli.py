@@ -20,11 +20,11 @@ from datamodules.datamodule import FeatureDataModule
 from datamodules.errors import DataError
 from datamodules.files import write_atomically
 from modules.detectors.base import Detector
+from workflow.callbacks import BEST, LAST, PREVIOUS, LastCheckpoint, StopOnNonFiniteLoss, StopOnSignal, is_complete
 
 log = logging.getLogger("undertow")
 
 RESUME_MODES = ("never", "auto", "last")
-LAST, BEST = "last.ckpt", "best.ckpt"
 # What a run directory must not hold for a new run: one that failed before it trained leaves only its configuration.
 RESULTS = ("log.csv", "checkpoints", "predictions.parquet", "metrics.json", "report.html")
 # The run directory and the checkpoint that rank 0 chose, for the processes that it starts.
@@ -83,24 +83,53 @@ def find_run(runs: Path, name: str, resume: str) -> Run:
         RunError: If the name is taken, or there is nothing to resume from; says what to do.
     """
     folder = runs / name
-    last = folder / "checkpoints" / LAST
     if resume not in RESUME_MODES:
-        if not Path(resume).is_file():
-            msg = f"--resume {resume}: there is no such checkpoint; give a path, or one of {', '.join(RESUME_MODES)}"
+        return Run(folder, _named_checkpoint(folder, resume))
+    if resume == "never":
+        if _has_results(folder):
+            msg = f"{folder} holds a run already; choose another --name (train.py can go on with it by --resume auto)"
             raise RunError(msg)
-        if _has_results(folder) and Path(resume).resolve().parent != (folder / "checkpoints").resolve():
-            msg = f"{folder} holds another run than --resume {resume}; choose another --name"
-            raise RunError(msg)
-        return Run(folder, Path(resume))
-    if resume == "last" and not last.is_file():
+        return Run(folder, None)
+    found = last_checkpoint(folder / "checkpoints")
+    if found is None and resume == "last":
         msg = (
-            f"--resume last: {last} does not exist; name the run to go on with by --name, or use --resume auto to start where there is none"
+            f"--resume last: {folder / 'checkpoints' / LAST} does not exist; name the run to go on with by --name, or use --resume auto to "
+            "start where there is none"
         )
         raise RunError(msg)
-    if resume == "never" and _has_results(folder):
-        msg = f"{folder} holds a run already; choose another --name (train.py can go on with it by --resume auto)"
+    return Run(folder, found)
+
+
+def _named_checkpoint(folder: Path, path: str) -> Path:
+    if not Path(path).is_file():
+        msg = f"--resume {path}: there is no such checkpoint; give a path, or one of {', '.join(RESUME_MODES)}"
         raise RunError(msg)
-    return Run(folder, last if last.is_file() else None)
+    if not is_complete(Path(path)):
+        msg = f"--resume {path}: the file is damaged or cut short; give another one of {Path(path).parent}"
+        raise RunError(msg)
+    if _has_results(folder) and Path(path).resolve().parent != (folder / "checkpoints").resolve():
+        msg = f"{folder} holds another run than --resume {path}; choose another --name"
+        raise RunError(msg)
+    return Path(path)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint of a run that is whole; None where there is none at all.
+
+    A file that was cut short (a full disk, a power cut) is passed over with a warning.
+
+    Raises:
+        RunError: There are checkpoints, and all are damaged.
+    """
+    present = [folder / name for name in (LAST, PREVIOUS, BEST) if (folder / name).is_file()]
+    for path in present:
+        if is_complete(path):
+            return path
+        log.warning("%s is damaged or cut short; going on from the checkpoint before it", path)
+    if present:
+        msg = f"all checkpoints in {folder} are damaged; start anew under another --name (the cached features are kept)"
+        raise RunError(msg)
+    return None
 
 
 def _has_results(folder: Path) -> bool:
@@ -183,7 +212,7 @@ class UndertowCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with the run directory's loggers and checkpoints added to what the configuration names."""
-        from tracking import AppendingCSVLogger, wandb_logger
+        from workflow.tracking import AppendingCSVLogger, wandb_logger
 
         # A strategy object belongs to one Trainer: extraction's gets copies from before this one is built.
         self.hardware = {name: copy.deepcopy(self.config_init.trainer[name]) for name in HARDWARE}
@@ -200,14 +229,13 @@ class UndertowCLI(LightningCLI):
     def _checkpoints(self) -> list[Callback]:
         configured = self.config_init.trainer.callbacks or []
         configured = configured if isinstance(configured, list) else [configured]
-        added: list[Callback] = [LearningRateMonitor("epoch")]
+        folder = self.run.folder / "checkpoints"
+        last = LastCheckpoint(folder)
+        added: list[Callback] = [LearningRateMonitor("epoch"), StopOnNonFiniteLoss(), StopOnSignal(last), last]
         if not any(isinstance(callback, ModelCheckpoint) for callback in configured):
-            folder = self.run.folder / "checkpoints"
             monitor = self.config.monitor
             mode = "min" if monitor.endswith("loss") else "max"
             added.append(ModelCheckpoint(folder, filename=Path(BEST).stem, monitor=monitor, mode=mode, enable_version_counter=False))
-            # One of its own: `save_last` of the other would only be written when the best one is.
-            added.append(ModelCheckpoint(folder, filename=Path(LAST).stem, enable_version_counter=False))
         return added
 
     def _default_name(self) -> str:
@@ -270,9 +298,10 @@ def best_checkpoint(trainer: Trainer) -> Path:
     Raises:
         RunError: If training wrote none.
     """
-    for callback in trainer.checkpoint_callbacks:
-        chosen = getattr(callback, "best_model_path", "") or getattr(callback, "last_model_path", "")
-        if chosen:
-            return Path(chosen)
+    chosen = [Path(callback.best_model_path) for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    last = [callback.path for callback in trainer.checkpoint_callbacks if isinstance(callback, LastCheckpoint)]
+    for path in [*chosen, *last]:
+        if path.is_file():
+            return path
     msg = f"training wrote no checkpoint under {trainer.default_root_dir}"
     raise RunError(msg)

@@ -4,6 +4,7 @@ python train.py --config configs/quickstart.yaml
 """
 
 import logging
+import pickle
 import sys
 import warnings
 from pathlib import Path
@@ -13,7 +14,8 @@ from lightning.pytorch.cli import ArgsType
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from cli import UndertowCLI, best_checkpoint, is_main_process
-from modules.errors import UserError
+from datamodules.processes import end_with_launcher
+from modules.errors import CheckpointError, UserError
 
 log = logging.getLogger("undertow")
 
@@ -23,8 +25,9 @@ def main(args: ArgsType = None) -> Path:
     logging.basicConfig(level=logging.INFO if is_main_process() else logging.WARNING, format="%(message)s", stream=sys.stderr)
     # The detectors' metrics are reduced over ranks before they are logged.
     warnings.filterwarnings("ignore", message="It is recommended to use .*sync_dist=True")
+    end_with_launcher()
     cli = UndertowCLI(args)
-    import pipeline
+    from workflow import pipeline
 
     data, detector, trainer, folder = cli.datamodule, cli.model, cli.trainer, cli.run.folder
     data.features = detector.features
@@ -32,13 +35,18 @@ def main(args: ArgsType = None) -> Path:
     with isolate_rng():  # a cold and a warm cache lead to the same training
         log.info("%s", data.summary())
         pipeline.extract_missing(data, cli.hardware)
-    trainer.fit(detector, datamodule=data, ckpt_path=cli.run.checkpoint)
+        data.check_looks()
+    try:
+        trainer.fit(detector, datamodule=data, ckpt_path=cli.run.checkpoint, weights_only=True)
+    except pickle.UnpicklingError as error:
+        msg = f"checkpoint {cli.run.checkpoint} cannot be read safely: {str(error).splitlines()[0]}"
+        raise CheckpointError(msg) from error
     if cli.config.trainer.fast_dev_run:  # Lightning's smoke test, which writes no checkpoint
         return folder
     scores = pipeline.score(trainer, detector, [data.val_dataloader(), data.test_dataloader()], best_checkpoint(trainer))
     if is_main_process():
         metrics = pipeline.write_run(detector, data, trainer, scores, folder)
-        print(pipeline.last_words(metrics, detector, folder))
+        print(pipeline.last_words(metrics, {detector.name: detector.threshold}, folder))
     return folder
 
 

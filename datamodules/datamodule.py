@@ -14,16 +14,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.cache import FeatureCache, caption_hash, library_versions
+from datamodules.duplicates import check_near_duplicates
 from datamodules.errors import DataError
 from datamodules.extraction import ShardWriting, check_captions, extraction_loader, seed_of
 from datamodules.families import FamilyMap
 from datamodules.hashing import ContentHashes
+from datamodules.loading import ResumableSampler, TrainingLoader
 from datamodules.perturbations import perturbation as find_perturbation
 from datamodules.records import SPLITS, Record
 from datamodules.shards import Arrays, ShardReader
 from datamodules.sources.base import MEMO, Source
 from datamodules.splits import assign_splits, check_classes, check_leaks, limit_records
 from modules.extractors.base import Extractor
+from modules.seeds import run_seed
 from modules.settings import settings_of
 
 log = logging.getLogger(__name__)
@@ -102,7 +105,8 @@ class FeatureDataModule(pl.LightningDataModule):
         split_seed: Seed of the split and of `limit`.
         train_on: `dataset` or `dataset/generator` patterns that may be trained on; everything else is tested on whole. All by default.
         limit: At most so many images of each split and generator.
-        on_leak: What to do where content, group or pair stands in two splits: `error`, or `drop` it from training and validation.
+        on_leak: What to do where content, group, pair or a near-duplicate stands in two splits: `error`, or `drop` it from training and
+            validation.
         families: YAML file of generators and families that extends the built-in one.
         shard_samples: Images a shard of the cache holds at most.
         evaluate_only: `test` measures the test split, or all images where the source gives no splits; `all` measures all. Not for training.
@@ -152,6 +156,7 @@ class FeatureDataModule(pl.LightningDataModule):
         self._cache: FeatureCache | None = None
         self._families: FamilyMap | None = None
         self._reader: ShardReader | None = None
+        self._described: dict[str, Any] | None = None
 
     @property
     def family_map(self) -> FamilyMap:
@@ -196,6 +201,14 @@ class FeatureDataModule(pl.LightningDataModule):
         check_classes(found, SPLITS)
         return found
 
+    def check_looks(self) -> None:
+        """Refuse or drop near-duplicates across splits, by `on_leak`; after extraction, which has seen every pixel.
+
+        Raises:
+            DataError: There are some, and `on_leak` is `error`.
+        """
+        self._records = check_near_duplicates(self.records(), Path(self.cache_dir), self.on_leak)
+
     def usable(self, split: str) -> list[Record]:
         """Records of a split that have features."""
         return [
@@ -210,7 +223,7 @@ class FeatureDataModule(pl.LightningDataModule):
 
     def extraction_loader(self, missing: list[Record], ranks: int = 1) -> DataLoader[Any]:
         """Loader of the images that have no features yet, for so many ranks."""
-        self._reader = None
+        self._reader = self._described = None
         return extraction_loader(missing, self.cache, self.extract_batch_size, self.extract_workers, ranks)
 
     def shard_writing(self) -> ShardWriting:
@@ -229,16 +242,31 @@ class FeatureDataModule(pl.LightningDataModule):
         return self.reader.read(record.key, caption_hash(record, self.extractor))
 
     def describe(self) -> dict[str, Any]:
-        """What a checkpoint needs to make the same features of a new image, in plain types."""
+        """What a checkpoint needs to make the same features of a new image, in plain types; made once, for every checkpoint asks."""
+        if self._described is None:
+            self._described = self._describe()
+        return self._described
+
+    def _describe(self) -> dict[str, Any]:
         return {
             "extractor": self.extractor.settings(),
             "extractor_fingerprint": self.cache.extractor_fingerprint,
             "perturbation": self.perturbation,
             "families": self.family_map.to_dict(),
             "caption_sources": sorted({str(record.caption_source) for record in self.records() if record.caption}),
+            "calibrated_on": self.calibrated_on(),
             "trained_on": torch.tensor(sorted(seed_of(record) for record in self.records() if record.split != "test")),
             "versions": library_versions(),
         }
+
+    def calibrated_on(self) -> dict[str, list[float]]:
+        """Lower and upper bound of each figure of the images that are trained and validated on (0.5% and 99.5% quantiles), by name.
+
+        The figures are those of the cache: the extractor's diagnostics, such as `round_trip_psnr` in dB, and `short_side` in pixels.
+        """
+        samples = [(record.key, caption_hash(record, self.extractor)) for split in ("train", "val") for record in self.usable(split)]
+        figures = self.reader.diagnostics(samples)
+        return {name: np.quantile(values, (0.005, 0.995)).tolist() for name, values in figures.items()}
 
     def trained_on(self, described: dict[str, Any]) -> int:
         """How many of these images the detector of a checkpoint was trained or validated on, by `describe` of that run."""
@@ -265,18 +293,18 @@ class FeatureDataModule(pl.LightningDataModule):
         return "\n".join(f"{row[0]:<{width}}" + "".join(f"{cell:>8}" for cell in row[1:]) for row in rows)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled training batches; Lightning gives every rank the same number of them."""
-        return self._loader("train", shuffle=True)
+        """Shuffled training batches, as many on every rank; the order depends on the seed and the epoch only."""
+        return self._loader("train")
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation batches."""
-        return self._loader("val", shuffle=False)
+        return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Test batches."""
-        return self._loader("test", shuffle=False)
+        return self._loader("test")
 
-    def _loader(self, split: str, shuffle: bool) -> DataLoader[Any]:
+    def _loader(self, split: str) -> DataLoader[Any]:
         records = self.usable(split)
         if not records:
             msg = (
@@ -287,12 +315,14 @@ class FeatureDataModule(pl.LightningDataModule):
         ranks = self.trainer.world_size if self.trainer else 1
         repeated = (records * -(-ranks // len(records)))[: max(len(records), ranks)]
         dataset = FeatureDataset(repeated, self.reader, self.extractor, self.family_map, self.features)
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            num_workers=self.num_workers,
-            collate_fn=dataset.collate,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
-        )
+        options: dict[str, Any] = {
+            "batch_size": self.batch_size,
+            "num_workers": self.num_workers,
+            "collate_fn": dataset.collate,
+            "pin_memory": torch.cuda.is_available(),
+            "persistent_workers": self.num_workers > 0,
+        }
+        if split != "train":
+            return DataLoader(dataset, **options)
+        sampler = ResumableSampler(dataset, ranks, self.trainer.global_rank if self.trainer else 0, run_seed())
+        return TrainingLoader(dataset, sampler, **options)

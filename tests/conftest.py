@@ -5,6 +5,8 @@ import socket
 
 import pytest
 
+from tests import commands
+
 os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true", HF_HUB_DISABLE_TELEMETRY="1")
 LOCAL = ("127.", "::1", "localhost", "0.0.0.0")
 
@@ -26,3 +28,17 @@ def no_network(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", guarded_connect)
     monkeypatch.setattr(socket, "getaddrinfo", guarded_resolve)
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    """A cache and a runs directory for the tests of all commands: the few built-in features are extracted once."""
+    return tmp_path_factory.mktemp("place")
+
+
+@pytest.fixture(scope="session")
+def first(place):
+    """A run of two epochs."""
+    import train
+
+    return train.main(commands.options(place, "first", "--trainer.max_epochs=2"))

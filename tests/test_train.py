@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,38 +14,11 @@ import torch
 import yaml
 from sklearn.metrics import roc_auc_score
 
-import evaluate
 import train
 from cli import RunError
 from datamodules.shards import ShardReader
 from modules.extractors import InversionExtractor
-
-SMALL = [
-    "--config=configs/quickstart.yaml",
-    "--model.init_args.backbone=resnet18",
-    "--data.source.init_args.crops=4",
-    "--data.source.init_args.sampling_steps=2",
-    "--data.extractor.init_args.steps=2",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.log_every_n_steps=1",
-    "--trainer.enable_model_summary=false",
-    "--trainer.accelerator=cpu",
-]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A cache and a runs directory for all tests of this file."""
-    return tmp_path_factory.mktemp("place")
-
-
-def options(place, name, *more):
-    return [*SMALL, f"--data.cache_dir={place / 'cache'}", f"--runs_dir={place / 'runs'}", f"--name={name}", *more]
-
-
-@pytest.fixture(scope="module")
-def first(place):
-    return train.main(options(place, "first", "--trainer.max_epochs=2"))
+from tests.commands import options
 
 
 def test_the_run_directory_is_complete(first):
@@ -140,26 +112,6 @@ def test_resuming_goes_on_and_appends(place, first):
     assert log["val/auroc"].notna().sum() == epochs + 1
     assert torch.load(first / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
     assert (first / "wandb" / "run_id.txt").read_text() == run_id
-
-
-def test_evaluate_scores_as_training_did(place, first):
-    """The same images through a manifest and evaluate.py get the scores of training's own test."""
-    rows = pd.read_parquet(first / "predictions.parquet")
-    tested = rows[rows.split == "test"]
-    manifest = tested[["path", "label", "generator", "group"]].assign(caption="x", caption_source="template")
-    captions = {item["path"]: item["caption"] for item in json.loads(next(place.glob("cache/builtin-*/records.json")).read_text())}
-    manifest["caption"] = [captions["/".join(Path(path).parts[-2:])] for path in tested.path]
-    manifest.to_csv(place / "manifest.csv", index=False)
-    metrics = json.loads((first / "metrics.json").read_text())
-    command = ["--data.source=ManifestSource", f"--data.source.path={place / 'manifest.csv'}", "--data.source.allow_outside=true"]
-    command += [f"--data.cache_dir={place / 'cache'}", f"--runs_dir={place / 'runs'}", "--trainer.accelerator=cpu"]
-    folder = evaluate.main([f"--checkpoint={first / 'checkpoints/best.ckpt'}", *command])
-    again = pd.read_parquet(folder / "predictions.parquet").set_index("key").score
-    expected = tested.set_index("key").score
-    np.testing.assert_allclose(again[expected.index], expected, atol=1e-4)
-    assert json.loads((folder / "metrics.json").read_text())["overall"]["auroc"]["value"] == pytest.approx(
-        metrics["overall"]["auroc"]["value"], abs=0.01
-    )
 
 
 def test_a_missing_manifest_is_one_sentence(place):

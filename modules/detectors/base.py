@@ -16,6 +16,7 @@ from torchmetrics import MeanMetric
 from modules.errors import CheckpointError
 from modules.metrics.functional import Threshold, threshold_at_fpr
 from modules.metrics.ranking import RankingMetric, ranking_metrics
+from modules.seeds import seed_step
 from modules.settings import settings_of
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
@@ -91,6 +92,10 @@ class Detector(pl.LightningModule, ABC):
     def loss(self, outputs: Tensor, batch: dict[str, Any]) -> Tensor:
         """What training minimises; binary cross-entropy of the single logit by default."""
         return binary_cross_entropy_with_logits(self.score(outputs), batch["label"].float())
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Random crops and the like depend on the step: a resumed run draws those that an undisturbed one would have."""
+        seed_step(self.current_epoch, batch_idx, self.global_rank)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One step of training."""
@@ -185,27 +190,37 @@ def load_detector(path: str) -> tuple[Detector, dict[str, Any]]:
     Raises:
         CheckpointError: If there is no such file, or it is not a checkpoint of this project.
     """
-    import pickle
-
     from modules.settings import from_settings
 
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        msg = f"checkpoint {path!r} cannot be opened ({error.strerror}); name a .ckpt file under runs/NAME/checkpoints"
-        raise CheckpointError(msg) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        msg = f"checkpoint {path!r} cannot be read safely ({str(error).splitlines()[0]}); it may be damaged, or hold more than tensors"
-        raise CheckpointError(msg) from error
+    checkpoint = _read_checkpoint(path)
     described = checkpoint.get("undertow") if isinstance(checkpoint, dict) else None
     if not described:
         msg = f"checkpoint {path!r} was not written by train.py: it does not say which detector it holds"
         raise CheckpointError(msg)
-    settings = described["detector"]
-    if "pretrained" in settings["init_args"]:
-        # The weights come from the checkpoint; there is no need to download those that training started from.
-        settings = {**settings, "init_args": {**settings["init_args"], "pretrained": False}}
-    detector: Detector = from_settings(settings, base=Detector)
-    detector.load_state_dict(checkpoint["state_dict"])
-    detector.on_load_checkpoint(checkpoint)
-    return detector.eval(), dict(described["data"] or {})
+    try:
+        settings = described["detector"]
+        if "pretrained" in settings["init_args"]:
+            # The weights come from the checkpoint; there is no need to download those that training started from.
+            settings = {**settings, "init_args": {**settings["init_args"], "pretrained": False}}
+        detector: Detector = from_settings(settings, base=Detector)
+        detector.load_state_dict(checkpoint["state_dict"])
+        detector.on_load_checkpoint(checkpoint)
+        return detector.eval(), dict(described["data"] or {})
+    except Exception as error:  # building what a file names raises nearly every type there is
+        msg = f"checkpoint {path!r} does not fit this version of the code ({type(error).__name__}: {_first_line(error)})"
+        raise CheckpointError(msg) from error
+
+
+def _read_checkpoint(path: str) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        msg = f"checkpoint {path!r} cannot be opened ({error.strerror}); name a .ckpt file under runs/NAME/checkpoints"
+        raise CheckpointError(msg) from error
+    except Exception as error:  # unpickling any file raises nearly every type there is
+        msg = f"checkpoint {path!r} cannot be read safely ({_first_line(error)}); it may be damaged, or hold more than tensors"
+        raise CheckpointError(msg) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

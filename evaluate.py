@@ -1,6 +1,7 @@
-"""Score another data set with a trained detector: predictions, metrics, figures, report.
+"""Score data sets with trained detectors: predictions, metrics, figures, report.
 
 python evaluate.py --checkpoint runs/NAME/checkpoints/best.ckpt --data.source ManifestSource --data.source.path photos.csv
+python evaluate.py --config configs/studies/quickstart.yaml --name jpeg
 """
 
 import inspect
@@ -10,78 +11,129 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
-from cli import HARDWARE, find_run, hold, is_main_process
+from cli import HARDWARE, RunError, find_run, hold, is_main_process
 from datamodules.datamodule import FeatureDataModule
 from datamodules.files import write_atomically
+from datamodules.processes import end_with_launcher
+from datamodules.sources.base import Source
 from modules.errors import UserError
+from workflow.study import FittedDetector
 
 log = logging.getLogger("undertow")
 
-# What the checkpoint says of the data, and what only training needs.
+# What the checkpoint says of the data, what only training needs, and what a study has several of.
 FROM_CHECKPOINT = {"extractor", "perturbation", "families"}
 TRAINING_ONLY = {"val_fraction", "test_fraction", "train_on", "on_leak", "evaluate_only"}
 
 
 def parser() -> LightningArgumentParser:
-    """The command's options: a checkpoint, the data that it is evaluated on, and where it runs."""
-    built = LightningArgumentParser(description="Evaluate a trained detector on any data set. Results go to runs/<name>/.")
-    built.add_argument("--config", action="config", help="YAML file of these options")
-    built.add_argument("--checkpoint", type=str, required=True, help="checkpoint that train.py wrote")
+    """The command's options: one checkpoint and one source, or a study of several."""
+    built = LightningArgumentParser(
+        description="Evaluate trained detectors on any data. Results go to runs/<name>/. "
+        "One detector: --checkpoint and --data.source. A study: --config with detectors, datasets and perturbations."
+    )
+    built.add_argument("--config", action="config", help="YAML file of these options, for example a study of configs/studies/")
+    built.add_argument("--checkpoint", type=str | None, default=None, help="checkpoint that train.py wrote")
     built.add_argument(
-        "--name", type=str | None, default=None, help="name of the run directory; by default the checkpoint's run, and the source"
+        "--detectors",
+        type=dict[str, FittedDetector] | None,
+        default=None,
+        help="of a study, by name: {checkpoint: PATH}, or {config: YAML, overrides: {OPTION: VALUE}}, which is fitted first",
+    )
+    built.add_argument("--datasets", type=dict[str, Source] | None, default=None, help="of a study, by name: sources, as for --data.source")
+    built.add_argument(
+        "--perturbations",
+        type=list[str] | None,
+        default=None,
+        help="what every image goes through, each in turn: none, jpeg_Q, jpeg_Q_444; by default what the detector was trained with",
+    )
+    built.add_argument(
+        "--reals_from",
+        type=dict[str, str],
+        default={},
+        help="{DATASET: OTHER}: measure a data set's generators against the reals of another",
+    )
+    built.add_argument(
+        "--name",
+        type=str | None,
+        default=None,
+        help="name of the run directory; by default the checkpoint's run and the source, or the YAML",
     )
     built.add_argument("--runs_dir", type=str, default="runs", help="directory of all run directories")
     built.add_argument(
+        "--resume", type=Literal["never", "auto"], default="never", help="auto: go on with a directory, keeping the scores that are there"
+    )
+    built.add_argument(
         "--split", type=Literal["test", "all"], default="test", help="measure the test split, where the data has one, or all images"
     )
-    built.add_class_arguments(FeatureDataModule, "data", skip=FROM_CHECKPOINT | TRAINING_ONLY, instantiate=False)
+    built.add_subclass_arguments(Source, "data.source", required=False, help="where the images come from")
+    built.add_class_arguments(FeatureDataModule, "data", skip=FROM_CHECKPOINT | TRAINING_ONLY | {"source"}, instantiate=False)
     others = set(inspect.signature(Trainer).parameters) - set(HARDWARE)
     built.add_class_arguments(Trainer, "trainer", skip=others, instantiate=False)
     return built
 
 
+def check(options: Namespace) -> None:
+    """Refuse options that do not go together, before anything is loaded.
+
+    Raises:
+        RunError: With what is missing.
+    """
+    if (options.checkpoint is None) == (not options.detectors):
+        msg = "give either --checkpoint (one detector) or --detectors (a study, usually in a YAML file by --config)"
+        raise RunError(msg)
+    if (options.data.source is None) == (not options.datasets):
+        msg = "give the images by either --data.source (one data set) or --datasets (a study, usually in a YAML file by --config)"
+        raise RunError(msg)
+
+
+def run_name(options: Namespace) -> str:
+    """The name that was given, or that of the study's YAML, or the checkpoint's run and the source."""
+    if options.name:
+        return str(options.name)
+    if options.detectors:
+        if not options.config:
+            msg = "give the study a --name"
+            raise RunError(msg)
+        return Path(str(options.config[-1])).stem
+    source = options.data.source or next(iter(options.datasets.values()))
+    return f"{Path(options.checkpoint).resolve().parent.parent.name}-on-{source.name}"
+
+
 def main(args: Sequence[str] | None = None) -> Path:
     """Run the command; gives the run directory."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO if is_main_process() else logging.WARNING, format="%(message)s", stream=sys.stderr)
+    end_with_launcher()
     built = parser()
     parsed = built.parse_args(args)
     options = built.instantiate(parsed)
-    import pipeline
-    from modules.detectors.base import load_detector
-    from modules.extractors.base import Extractor
-    from modules.settings import from_settings
+    check(options)
+    from workflow.study import Study, fit, score_all, write_study
 
-    detector, described = load_detector(options.checkpoint)
-    settings: dict[str, Any] = vars(options.data)
-    warnings: list[str] = []
-    extractor = from_settings(described["extractor"], base=Extractor)
-    data = FeatureDataModule(**settings, extractor=extractor, perturbation=described["perturbation"], evaluate_only=options.split)
-    if data.cache.extractor_fingerprint != described["extractor_fingerprint"]:
-        warnings.append(
-            "The extractor's weights or settings are not those that the detector was trained with: its scores may mean nothing."
-        )
-    if seen := data.trained_on(described):
-        warnings.append(f"{seen} of these images are among those that the detector was trained or validated on.")
-    for sentence in warnings:
-        log.warning("%s", sentence)
-    data.features = detector.features
-    trained = Path(options.checkpoint).resolve().parent.parent.name
-    run = find_run(Path(options.runs_dir), options.name or f"{trained}-on-{data.source.name}", "never")
+    name = run_name(options)
+    folder = find_run(Path(options.runs_dir), name, "never").folder if options.resume == "never" else Path(options.runs_dir) / name
     if is_main_process():
-        hold(run.folder)
-        write_atomically(run.folder / "config.yaml", built.dump(parsed, skip_validation=True).encode())
-    log.info("%s", data.summary())
-    hardware = {name: options.trainer[name] for name in HARDWARE}
-    pipeline.extract_missing(data, hardware)
-    trainer = Trainer(**hardware, logger=False, enable_checkpointing=False)
-    scores = pipeline.score(trainer, detector, [data.test_dataloader()])
+        hold(folder)
+        write_atomically(folder / "config.yaml", built.dump(parsed, skip_validation=True).encode())
+    detectors = options.detectors or {"": FittedDetector(options.checkpoint)}
+    data: dict[str, Any] = {key: value for key, value in vars(options.data).items() if key != "source"}
+    shared = [f"--data.cache_dir={data['cache_dir']}"]
+    study = Study(
+        detectors={label: fit(label, detector, folder / "detectors", shared) for label, detector in detectors.items()},
+        sources=options.datasets or {options.data.source.name: options.data.source},
+        perturbations=options.perturbations or [None],
+        data=data,
+        split=options.split,
+        hardware={key: options.trainer[key] for key in HARDWARE},
+    )
+    results = score_all(study, folder / "cells")
     if is_main_process():
-        metrics = pipeline.write_run(detector, data, trainer, scores, run.folder, warnings)
-        print(pipeline.last_words(metrics, detector, run.folder))
-    return run.folder
+        print(write_study(study, results, folder, options.reals_from))
+    return folder
 
 
 if __name__ == "__main__":

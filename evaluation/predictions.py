@@ -30,7 +30,7 @@ SCHEMA = pa.schema(
     ]
 )
 COLUMNS = tuple(SCHEMA.names)
-ROW = ["key", "detector", "perturbation"]
+ROW = ["key", "dataset", "detector", "perturbation"]
 _DEFAULTS = {"family": "unknown", "group": "", "perturbation": "none"}
 
 
@@ -80,7 +80,7 @@ def write_predictions(path: Path, frame: pd.DataFrame) -> Path:
 def read_predictions(path: Path) -> pd.DataFrame:
     """Read a predictions table and check it.
 
-    Doubled rows (same key, detector and perturbation: a distributed sampler repeats images) are dropped with a warning.
+    Doubled rows (same key, data set, detector and perturbation: a distributed sampler repeats images) are dropped with a warning.
 
     Raises:
         PredictionsError: The file is not a table of predictions; the message says why.

@@ -1,0 +1,186 @@
+"""evaluate.py: a trained detector on other data, and studies of several."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from lightning.pytorch import Trainer
+from sklearn.metrics import roc_auc_score
+
+import evaluate
+from cli import RunError
+from modules.errors import UserError
+from tests.commands import SMALL
+from workflow import study
+from workflow.study import FittedDetector
+
+
+def test_evaluate_scores_as_training_did(place, first):
+    """The same images through a manifest and evaluate.py get the scores of training's own test."""
+    rows = pd.read_parquet(first / "predictions.parquet")
+    tested = rows[rows.split == "test"]
+    manifest = tested[["path", "label", "generator", "group"]].assign(caption="x", caption_source="template")
+    captions = {item["path"]: item["caption"] for item in json.loads(next(place.glob("cache/builtin-*/records.json")).read_text())}
+    manifest["caption"] = [captions["/".join(Path(path).parts[-2:])] for path in tested.path]
+    manifest.to_csv(place / "manifest.csv", index=False)
+    metrics = json.loads((first / "metrics.json").read_text())
+    command = ["--data.source=ManifestSource", f"--data.source.path={place / 'manifest.csv'}", "--data.source.allow_outside=true"]
+    command += [f"--data.cache_dir={place / 'cache'}", f"--runs_dir={place / 'runs'}", "--trainer.accelerator=cpu"]
+    folder = evaluate.main([f"--checkpoint={first / 'checkpoints/best.ckpt'}", *command])
+    again = pd.read_parquet(folder / "predictions.parquet").set_index("key").score
+    expected = tested.set_index("key").score
+    np.testing.assert_allclose(again[expected.index], expected, atol=1e-4)
+    assert json.loads((folder / "metrics.json").read_text())["overall"]["auroc"]["value"] == pytest.approx(
+        metrics["overall"]["auroc"]["value"], abs=0.01
+    )
+
+
+@pytest.fixture(scope="module")
+def manifest(place, first):
+    """The real images and two kinds of fakes of the built-in test images, as a manifest without captions."""
+    rows = pd.read_parquet(first / "predictions.parquet")
+    rows = rows[(rows.split == "test") & (rows.generator != "builtin-txt2img")]
+    rows[["path", "label", "generator", "group"]].to_csv(place / "others.csv", index=False)
+    return place / "others.csv"
+
+
+@pytest.fixture(scope="module")
+def written(place, first, manifest):
+    """A study of two detectors, one of them not fitted yet, on two data sets, under two perturbations; its YAML."""
+    builtin = {"class_path": "datamodules.sources.BuiltInSource", "init_args": {"crops": 4, "sampling_steps": 2}}
+    others = {"class_path": "datamodules.sources.ManifestSource", "init_args": {"path": str(manifest), "allow_outside": True}}
+    small = dict(option.removeprefix("--").split("=", 1) for option in SMALL[1:])
+    overrides = small | {"trainer.max_epochs": 1, "trainer.logger": False}
+    told = {
+        "detectors": {
+            "fitted": {"checkpoint": str(first / "checkpoints/best.ckpt")},
+            "rgb": {"config": ["configs/quickstart.yaml", "configs/ablations/rgb.yaml"], "overrides": overrides},
+        },
+        "datasets": {"builtin": builtin, "others": others},
+        "perturbations": ["none", "jpeg_40"],
+        "reals_from": {"others": "builtin"},
+        "data": {"cache_dir": str(place / "cache")},
+        "trainer": {"accelerator": "cpu", "enable_progress_bar": False},
+        "runs_dir": str(place / "runs"),
+    }
+    path = place / "small.yaml"
+    path.write_text(yaml.safe_dump(told))
+    return path
+
+
+@pytest.fixture(scope="module")
+def studied(written):
+    return evaluate.main([f"--config={written}"])
+
+
+def test_a_study_has_every_cell(studied, first):
+    assert studied.name == "small"
+    rows = pd.read_parquet(studied / "predictions.parquet")
+    cells = rows.groupby(["detector", "dataset", "perturbation"]).size()
+    assert set(cells.index) == {(d, s, p) for d in ("fitted", "rgb") for s in ("builtin", "others") for p in ("none", "jpeg_40")}
+    assert cells.groupby("dataset").nunique().max() == 1
+    metrics = json.loads((studied / "metrics.json").read_text())["detectors"]
+    clean = rows[(rows.detector == "fitted") & (rows.dataset == "builtin") & (rows.perturbation == "none")]
+    trained = json.loads((first / "metrics.json").read_text())["by_generator"]
+    for name, part in trained.items():
+        assert metrics["fitted"]["by_generator"][name]["auroc"]["value"] == pytest.approx(part["auroc"]["value"], abs=1e-4)
+    stored = rows[(rows.detector == "rgb") & (rows.perturbation == "jpeg_40")]
+    assert metrics["rgb"]["by_perturbation"]["jpeg_40"]["auroc"]["value"] == pytest.approx(roc_auc_score(stored.label, stored.score))
+    expected = pd.read_parquet(first / "predictions.parquet").set_index("key").score
+    np.testing.assert_allclose(clean.set_index("key").score, expected[clean.key], atol=1e-4)
+
+
+def test_the_fitted_detector_is_a_run_of_its_own(studied):
+    assert (studied / "detectors/rgb/report.html").exists()
+    told = yaml.safe_load((studied / "detectors/rgb/config.yaml").read_text())
+    assert told["model"]["init_args"]["inputs"] == ["image"]
+    assert told["group"] == "small"
+
+
+def test_a_study_goes_on_and_does_nothing_twice(studied, written, monkeypatch):
+    before = (studied / "metrics.json").read_bytes()
+    (studied / "metrics.json").unlink()
+    cells = sorted((studied / "cells").iterdir())
+    cells[0].unlink()
+    predictions = []
+    predict = Trainer.predict
+
+    def counted(self, *args, **kwargs):
+        predictions.append(args)
+        return predict(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "predict", counted)
+    monkeypatch.setattr(study.subprocess, "run", lambda *args, **kwargs: pytest.fail("a detector was fitted again"))
+    with pytest.raises(RunError, match="choose another --name"):
+        evaluate.main([f"--config={written}"])
+    evaluate.main([f"--config={written}", "--resume=auto"])
+    assert len(predictions) == 1
+    assert (studied / "metrics.json").read_bytes() == before
+    assert sorted((studied / "cells").iterdir()) == cells
+
+
+@pytest.mark.timeout(300)
+def test_two_processes_measure_what_one_does(place, first, manifest):
+    """A real launch: an odd number of images over two ranks, each counted once."""
+    rows = pd.read_csv(manifest)
+    rows.iloc[:-1].to_csv(place / "odd.csv", index=False)
+    command = [f"--checkpoint={first / 'checkpoints/best.ckpt'}", "--data.source=ManifestSource", f"--data.source.path={place / 'odd.csv'}"]
+    command += ["--data.source.allow_outside=true", f"--data.cache_dir={place / 'cache'}", f"--runs_dir={place / 'runs'}"]
+    command += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    alone = evaluate.main([*command, "--name=alone"])
+    two = [*command, "--name=together", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    done = subprocess.run([sys.executable, "evaluate.py", *two], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    tables = [pd.read_parquet(folder / "predictions.parquet").set_index("key").score for folder in (alone, alone.with_name("together"))]
+    assert len(tables[0]) == len(tables[1]) == len(rows) - 1
+    np.testing.assert_allclose(tables[0], tables[1][tables[0].index], atol=1e-5)
+    documents = [json.loads((folder / "metrics.json").read_text()) for folder in (alone, alone.with_name("together"))]
+    for name in ("auroc", "average_precision"):
+        assert documents[0]["overall"][name]["value"] == pytest.approx(documents[1]["overall"][name]["value"], abs=1e-9)
+
+
+def test_the_report_shows_detectors_beside_each_other(studied):
+    page = (studied / "report.html").read_text()
+    assert "<h2>Comparison</h2>" in page
+    for name in ("fitted", "rgb", "jpeg_40"):
+        assert name in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data.source=BuiltInSource"], "either --checkpoint"),
+        (["--checkpoint=x.ckpt"], "either --data.source"),
+        (["--checkpoint=nowhere.ckpt", "--data.source=BuiltInSource"], "nowhere.ckpt does not exist"),
+    ],
+)
+def test_options_that_do_not_go_together(arguments, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        evaluate.main([*arguments, f"--runs_dir={tmp_path}", f"--data.cache_dir={tmp_path / 'cache'}"])
+
+
+def test_a_detector_is_a_checkpoint_or_a_config():
+    with pytest.raises(ValueError, match="either a checkpoint or a config"):
+        FittedDetector()
+
+
+def test_a_failed_fit_names_the_detector(tmp_path):
+    broken = FittedDetector(config="configs/quickstart.yaml", overrides={"data.source.init_args.crops": -1})
+    with pytest.raises(RunError, match=r"detectors\.rgb: train\.py ended with status"):
+        study.fit("rgb", broken, tmp_path, [f"--data.cache_dir={tmp_path}"])
+    with pytest.raises(RunError, match="cannot be that of a folder"):
+        study.fit("../rgb", broken, tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted(str(path) for path in Path("configs/studies").glob("*.yaml")))
+def test_shipped_studies_are_accepted(path):
+    options = evaluate.parser().instantiate(evaluate.parser().parse_args([f"--config={path}"]))
+    evaluate.check(options)
+    for detector in options.detectors.values():
+        configs = [detector.config] if isinstance(detector.config, str) else detector.config
+        assert all(Path(config).is_file() for config in configs)

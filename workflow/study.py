@@ -1,0 +1,226 @@
+"""Detectors × data sets × perturbations: fit what has no checkpoint, score what has no scores yet, one table of all."""
+
+import copy
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lightning.pytorch import Trainer
+
+from cli import RunError, is_main_process
+from datamodules.datamodule import FeatureDataModule
+from datamodules.files import write_atomically
+from datamodules.sources.base import Source
+from modules.detectors.base import Detector, load_detector
+from modules.extractors.base import Extractor
+from modules.settings import fingerprint, from_settings, settings_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger("undertow")
+
+TRAIN = Path(__file__).resolve().parent.parent / "train.py"
+
+
+@dataclass
+class FittedDetector:
+    """A detector of a study.
+
+    Args:
+        checkpoint: One that train.py wrote; or, where there is none yet,
+        config: the YAML file, or files laid over each other, that train.py fits it by,
+        overrides: and options of train.py laid over those, for example `{trainer.max_epochs: 5}`.
+    """
+
+    checkpoint: str | None = None
+    config: str | list[str] | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.checkpoint is None) == (self.config is None):
+            msg = "a detector of a study needs either a checkpoint or a config"
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What is evaluated on what.
+
+    Attributes:
+        detectors: Checkpoint of each detector, by its name in the table; an empty name is the detector's own.
+        sources: Where the images come from, by name.
+        perturbations: What every image goes through; None is the perturbation that the detector was trained with.
+        data: Further arguments of `FeatureDataModule`.
+        split: `test` measures the test split, where a data set has one; `all` measures all images.
+        hardware: Arguments of the Trainer that extracts and scores.
+    """
+
+    detectors: Mapping[str, Path]
+    sources: Mapping[str, Source]
+    perturbations: Sequence[str | None]
+    data: Mapping[str, Any]
+    split: Literal["test", "all"]
+    hardware: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Results:
+    """What a study found.
+
+    Attributes:
+        tables: Predictions, one table a cell.
+        detectors: The detectors, with their thresholds.
+        modules: Data of every cell, for pictures.
+        warnings: What a reader must know first.
+    """
+
+    tables: "list[pd.DataFrame]" = field(default_factory=list)
+    detectors: dict[str, Detector] = field(default_factory=dict)
+    modules: list[FeatureDataModule] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def fit(name: str, detector: FittedDetector, folder: Path, options: Sequence[str] = ()) -> Path:
+    """The checkpoint of a detector, fitted by train.py under `<folder>/<name>` where there is none yet.
+
+    It is a process of its own: its memory is free afterwards, it may use as many processes as its own trainer section says, and what was
+    begun is gone on with.
+
+    Raises:
+        RunError: The name is not one of a folder, a checkpoint is missing, or training failed.
+    """
+    if detector.checkpoint is not None:
+        if not Path(detector.checkpoint).is_file():
+            msg = f"detectors.{name}.checkpoint: {detector.checkpoint} does not exist"
+            raise RunError(msg)
+        return Path(detector.checkpoint)
+    if Path(name).name != name or name.startswith("."):
+        msg = f"detectors.{name}: this name cannot be that of a folder"
+        raise RunError(msg)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or "SLURM_NTASKS" in os.environ:
+        msg = f"detectors.{name} has no checkpoint: under torchrun or SLURM, fit it first by train.py, and name its checkpoint"
+        raise RunError(msg)
+    configs = [detector.config] if isinstance(detector.config, str) else detector.config or []
+    arguments = [*(f"--config={path}" for path in configs), *options, *(f"--{key}={value}" for key, value in detector.overrides.items())]
+    arguments += [f"--name={name}", f"--runs_dir={folder}", f"--group={folder.parent.name}"]
+    identity = fingerprint({"arguments": arguments, "configs": [Path(path).read_text() for path in configs]})
+    done, checkpoint = folder / name / "fitted.txt", folder / name / "checkpoints" / "best.ckpt"
+    if checkpoint.exists() and done.exists() and done.read_text() == identity:
+        return checkpoint
+    log.info("fitting %s", name)
+    command = [sys.executable, str(TRAIN), *arguments, "--resume=auto"]
+    if status := subprocess.run(command, check=False).returncode:
+        msg = f"detectors.{name}: train.py ended with status {status}; what it said is above. The same command goes on from there"
+        raise RunError(msg)
+    write_atomically(done, identity.encode())
+    return checkpoint
+
+
+def score_all(study: Study, cells: Path) -> Results:
+    """Score every detector on every data set under every perturbation.
+
+    A cell's rows are kept in `cells` under a name that covers what they depend on: the checkpoint's content, source, perturbation and data
+    options. So a study goes on where it was stopped, and does again only what has changed. Images are scanned once for each extractor,
+    data set and perturbation, and features are shared by all detectors that read them.
+    """
+    results = Results()
+    opened: dict[str, FeatureDataModule] = {}
+    for given, checkpoint in study.detectors.items():
+        detector, described = load_detector(str(checkpoint))
+        name = given or detector.name
+        results.detectors[name] = detector
+        content = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+        for where, source in study.sources.items():
+            for perturbation in study.perturbations:
+                data = _open(opened, study, source, described, perturbation or described["perturbation"])
+                label = name if len(study.detectors) > 1 else ""
+                results.warnings += [sentence for sentence in _concerns(data, described, label) if sentence not in results.warnings]
+                results.modules.append(data)
+                what = {"checkpoint": content, "source": settings_of(source), "perturbation": data.perturbation, "split": study.split}
+                what |= {"data": dict(study.data), "name": name, "features": data.cache.extractor_fingerprint}
+                log.info("%s on %s, perturbation %s", name, where, data.perturbation)
+                results.tables.append(_cell(study, data, detector, name, cells / f"{fingerprint(what)}.parquet"))
+    return results
+
+
+def _open(
+    opened: dict[str, FeatureDataModule], study: Study, source: Source, described: dict[str, Any], perturbation: str
+) -> FeatureDataModule:
+    """The data module of an extractor, source and perturbation; one for all detectors."""
+    what = fingerprint({"extractor": described["extractor"], "source": settings_of(source), "perturbation": perturbation})
+    if what not in opened:
+        extractor = from_settings(described["extractor"], base=Extractor)
+        opened[what] = FeatureDataModule(
+            source=copy.deepcopy(source), extractor=extractor, perturbation=perturbation, evaluate_only=study.split, **study.data
+        )
+    return opened[what]
+
+
+def _concerns(data: FeatureDataModule, described: dict[str, Any], detector: str) -> list[str]:
+    """Why a detector's scores on these images may mean less than they seem to."""
+    found = []
+    if data.cache.extractor_fingerprint != described["extractor_fingerprint"]:
+        found.append("The extractor's weights or settings are not those that the detector was trained with: its scores may mean nothing.")
+    if seen := data.trained_on(described):
+        found.append(f"{seen} of the images of {data.source.location} are among those that the detector was trained or validated on.")
+    return [f"{detector}: {sentence}" if detector else sentence for sentence in found]
+
+
+def _cell(study: Study, data: FeatureDataModule, detector: Detector, name: str, path: Path) -> "pd.DataFrame":
+    """Predictions of one detector on one data set under one perturbation, from the file where it is there."""
+    from evaluation.predictions import read_predictions, write_predictions
+    from workflow import pipeline
+
+    if path.exists():
+        return read_predictions(path)
+    data.features = detector.features
+    pipeline.extract_missing(data, copy.deepcopy(dict(study.hardware)))
+    trainer = Trainer(**copy.deepcopy(dict(study.hardware)), logger=False, enable_checkpointing=False, enable_model_summary=False)
+    scores = pipeline.score(trainer, detector, [data.test_dataloader()])
+    table = pipeline.predictions_table(data.records(), scores, name, data.perturbation)
+    if is_main_process():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_predictions(path, table)
+    return table
+
+
+def write_study(study: Study, results: Results, folder: Path, reals_from: Mapping[str, str]) -> str:
+    """Write predictions, metrics, figures and report of a study; gives its last words. On rank 0 only."""
+    import pandas as pd
+
+    from evaluation.results import write_results
+    from workflow import pipeline
+
+    frame = pd.concat(results.tables, ignore_index=True)
+    thresholds = {name: detector.threshold for name, detector in results.detectors.items()}
+    warnings = list(dict.fromkeys([*results.warnings, *(sentence for data in results.modules for sentence in data.warnings())]))
+    for sentence in warnings:
+        log.warning("%s", sentence)
+    facts = {f"detector {name}": pipeline.described(detector.settings()) for name, detector in results.detectors.items()}
+    facts |= {f"checkpoint of {name or 'it'}": str(path) for name, path in study.detectors.items()}
+    facts |= {f"data {name}": pipeline.described(settings_of(source)) for name, source in study.sources.items()}
+    facts |= {"perturbations": ", ".join(dict.fromkeys(data.perturbation for data in results.modules))}
+    facts |= {"extractor": "; ".join(dict.fromkeys(pipeline.described(data.extractor.settings()) for data in results.modules))}
+    one = next(iter(thresholds.values())) if len(thresholds) == 1 else thresholds
+    metrics = write_results(folder, frame, one, _pictures(results), facts, warnings=warnings, reals_from=reals_from)
+    return pipeline.last_words(metrics, thresholds, folder)
+
+
+def _pictures(results: Results) -> Any:
+    """The pictures that the detectors saw of an image, by key; of the first cell that has it."""
+    from workflow import pipeline
+
+    names = list(dict.fromkeys(name for detector in results.detectors.values() for name in detector.pictures))
+    where = {record.key: data for data in reversed(results.modules) for record in data.records()}
+
+    def load(key: str) -> Any:
+        return pipeline.pictures(where[key], [record for record in where[key].records() if record.key == key], names)(key)
+
+    return load

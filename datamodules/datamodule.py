@@ -208,6 +208,8 @@ class FeatureDataModule(pl.LightningDataModule):
             DataError: There are some, and `on_leak` is `error`.
         """
         self._records = check_near_duplicates(self.records(), Path(self.cache_dir), self.on_leak)
+        self._described = None
+        check_classes(self._records, ("test",) if self.evaluate_only else SPLITS)
 
     def usable(self, split: str) -> list[Record]:
         """Records of a split that have features."""

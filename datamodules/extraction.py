@@ -1,105 +1,40 @@
 """Extraction of features as a Lightning prediction whose results go to shards."""
 
 import logging
+import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from datamodules.batches import BatchExtraction, Extracted, ExtractionBatch, ImageDataset, collate, seed_of
 from datamodules.cache import FeatureCache, caption_hash
+from datamodules.duplicates import PerceptualHashes
 from datamodules.errors import DataError
 from datamodules.files import remove_leftovers
-from datamodules.perturbations import perturbation
-from datamodules.reader import ImageError, read_image
+from datamodules.processes import GracefulStop, wait_for_children
 from datamodules.records import Failure, Record
 from datamodules.shards import ShardWriter
-from modules.extractors.base import Extractor, Features
+from modules.extractors.base import Extractor
+
+__all__ = [
+    "BatchExtraction",
+    "Extracted",
+    "ExtractionBatch",
+    "ExtractionModule",
+    "ImageDataset",
+    "ShardWriting",
+    "check_captions",
+    "collate",
+    "extraction_loader",
+    "seed_of",
+]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """One decoded image on its way to the extractor: its record, and uint8 `[3, h, w]` pixels."""
-
-    record: Record
-    pixels: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class ExtractionBatch:
-    """Images of one shape, and those that could not be decoded.
-
-    Attributes:
-        records: Records of the images, B of them.
-        images: uint8 `[B, 3, h, w]`, or None where all images of the batch failed.
-        failures: What could not be decoded.
-    """
-
-    records: list[Record]
-    images: Tensor | None
-    failures: list[Failure]
-
-
-@dataclass(frozen=True, slots=True)
-class Extracted:
-    """Features of a batch on the CPU, with the prompts and diagnostics that belong to them."""
-
-    batch: ExtractionBatch
-    features: Features
-    prompts: list[str]
-    diagnostics: dict[str, Tensor]
-
-
-class ImageDataset(Dataset[Prepared | Failure | None]):
-    """Decoded, perturbed and prepared images of records.
-
-    Args:
-        records: Which images; each has a local path.
-        extractor: Whose `prepare` brings them to its form.
-        perturbation_name: What they go through before that.
-        at_least: Length that is filled up with None: every rank must get a batch to come by the barriers, and Lightning's sampler
-            refuses fewer samples than ranks.
-    """
-
-    def __init__(self, records: Sequence[Record], extractor: Extractor, perturbation_name: str, at_least: int = 0) -> None:
-        self.at_least = at_least
-        self.records = records
-        self.extractor = extractor
-        self.perturb = perturbation_name
-
-    def __len__(self) -> int:
-        return max(len(self.records), self.at_least)
-
-    def __getitem__(self, index: int) -> Prepared | Failure | None:
-        if index >= len(self.records):
-            return None
-        record = self.records[index]
-        try:
-            decoded = read_image(Path(record.path or ""))
-        except ImageError as error:
-            return Failure(record.path or record.url or "", str(error), record.content_hash)
-        pixels = perturbation(self.perturb)(decoded.pixels, seed_of(record))
-        return Prepared(record, self.extractor.prepare(torch.from_numpy(pixels.copy()).permute(2, 0, 1)))
-
-
-def seed_of(record: Record) -> int:
-    """Seed of everything random done to an image, from its content: the same in any batch, on any rank, in any order."""
-    return int(record.content_hash[:15] or "0", 16)
-
-
-def collate(items: list[Prepared | Failure | None]) -> ExtractionBatch:
-    """Stack what was decoded, keep what was not."""
-    prepared = [item for item in items if isinstance(item, Prepared)]
-    failures = [item for item in items if isinstance(item, Failure)]
-    images = torch.stack([item.pixels for item in prepared]) if prepared else None
-    return ExtractionBatch([item.record for item in prepared], images, failures)
 
 
 class ExtractionModule(pl.LightningModule):
@@ -108,6 +43,7 @@ class ExtractionModule(pl.LightningModule):
     def __init__(self, extractor: Extractor) -> None:
         super().__init__()
         self.extractor = extractor
+        self.extract_batch = BatchExtraction(extractor)
 
     def setup(self, stage: str) -> None:
         """Load the extractor's weights, before Lightning moves them to the device."""
@@ -120,21 +56,17 @@ class ExtractionModule(pl.LightningModule):
     def transfer_batch_to_device(self, batch: ExtractionBatch, device: torch.device, dataloader_idx: int) -> ExtractionBatch:
         """Only the pixels travel."""
         images = None if batch.images is None else batch.images.to(device, non_blocking=True)
-        return ExtractionBatch(batch.records, images, batch.failures)
+        return replace(batch, images=images)
 
     def predict_step(self, batch: ExtractionBatch, batch_idx: int) -> Extracted:
-        """Features of one batch."""
-        if batch.images is None:
-            return Extracted(batch, {}, [], {})
-        prompts = self.extractor.prompts_for(batch.images, [record.caption for record in batch.records])
-        features = self.extractor(batch.images, prompts, [seed_of(record) for record in batch.records])
-        diagnostics = self.extractor.diagnostics(features)
-        on_host = {name: tensor.cpu() for name, tensor in features.items()}
-        return Extracted(batch, on_host, prompts, {name: tensor.cpu() for name, tensor in diagnostics.items()})
+        """Features of one batch, without the images that failed."""
+        return self.extract_batch(batch)
 
 
 class ShardWriting(pl.Callback):
     """Writes each rank's results to shards of its own, and at the end the manifest.
+
+    On SIGTERM or Ctrl-C each rank finishes its shard, so that only the running batch is lost.
 
     Args:
         cache: Where to.
@@ -148,11 +80,16 @@ class ShardWriting(pl.Callback):
         self.source = source
         self.source_failures = source_failures
         self.shard_samples = shard_samples
+        self.looks = PerceptualHashes(cache.folder.parent.parent)
+        self.stop = GracefulStop()
         self.writer: ShardWriter | None = None
         self.started = 0.0
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open this rank's writer."""
+        self.stop.install(getattr(trainer.strategy.launcher, "procs", []))
+        if trainer.received_sigterm:  # a moment ago, when Lightning's own handler took it
+            signal.raise_signal(signal.SIGTERM)
         self.cache.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.cache.folder)
         self.writer = ShardWriter(self.cache.folder, trainer.global_rank, self.shard_samples)
@@ -164,44 +101,62 @@ class ShardWriting(pl.Callback):
         """Append a batch's samples and failures."""
         if self.writer is None or not isinstance(outputs, Extracted):
             return
-        for failure in outputs.batch.failures:
-            self.writer.fail(failure)
-        for i, record in enumerate(outputs.batch.records):
-            self.writer.add(
-                record.key,
-                {name: tensor[i].numpy() for name, tensor in outputs.features.items()},
-                record.to_dict() | {"prompt": outputs.prompts[i]},
-                caption_hash(record, self.cache.extractor),
-                {name: float(tensor[i]) for name, tensor in outputs.diagnostics.items()},
-            )
+        with self.stop.held():
+            for failure in outputs.batch.failures:
+                self.writer.fail(failure)
+            for i, record in enumerate(outputs.batch.records):
+                self.writer.add(
+                    record.key,
+                    {name: tensor[i].numpy() for name, tensor in outputs.features.items()},
+                    record.to_dict() | {"prompt": outputs.prompts[i]},
+                    caption_hash(record, self.cache.extractor),
+                    {name: float(tensor[i]) for name, tensor in outputs.diagnostics.items()},
+                )
+            self.looks.remember(outputs.batch.looks)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Finish the last shard; rank 0 then writes the manifest and says what came of it."""
+        """Finish the last shard; when all ranks have, rank 0 writes the manifest and says what came of it."""
         if self.writer is None:
             return
-        self.writer.finish()
-        trainer.strategy.barrier("shards are written")
+        with self.stop.held():
+            self.writer.finish()
+        try:
+            written = int(trainer.strategy.reduce(torch.tensor(self.writer.written, device=pl_module.device), reduce_op="sum"))
+        except RuntimeError:
+            self.stop.check()  # another rank was stopped, and so was this one while it waited
+            raise
         if not trainer.is_global_zero:
             return
         manifest = self.cache.write_manifest(self.source, self.source_failures)
         seconds = time.monotonic() - self.started
+        figures = {name: told for name, told in manifest["diagnostics"].items() if name != "short_side"}
         log.info(
-            "extraction on this rank: %d images in %.0f s (%.1f images/s); %d images and %d failures in %s%s",
-            self.writer.written,
+            "extraction: %d images in %.0f s (%.1f images/s on %d processes); %d images and %d failures in %s%s",
+            written,
             seconds,
-            self.writer.written / max(seconds, 1e-9),
+            written / max(seconds, 1e-9),
+            trainer.world_size,
             manifest["counts"]["images"],
             manifest["counts"]["failures"],
             self.cache.folder,
-            "".join(f"; {name} {figures['median']:.1f} in the median" for name, figures in manifest["diagnostics"].items()),
+            "".join(f"; {name} {told['median']:.1f} in the median" for name, told in figures.items()),
         )
         for sentence in self.cache.poor_features():
             log.warning("%s", sentence)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Keep the batches that were complete."""
+        """Keep the batches that were complete. No rank waits for another here, but the main process for those that it started."""
         if self.writer is not None:
             self.writer.finish()
+        if self.stop.received is None:
+            return
+        wait_for_children()
+        if trainer.is_global_zero:
+            log.warning(
+                "stopped by %s: what was complete is in %s, and the same command goes on from there",
+                self.stop.received.name,
+                self.cache.folder,
+            )
 
 
 def check_captions(records: Sequence[Record], extractor: Extractor) -> None:

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from datamodules.processes import remember_children, stop_observing
 from modules.errors import UserError
 
 log = logging.getLogger("undertow")
@@ -111,6 +112,8 @@ class StopOnSignal(Callback):
     def _stop(self, trainer: pl.Trainer, save: bool) -> None:
         if save:
             self.last.save(trainer)
+        remember_children(getattr(trainer.strategy.launcher, "procs", []))
+        stop_observing()
         folder = self.last.path.parent.parent
         log.info("stopped at step %d; saved %s. Go on with: --name %s --resume auto", trainer.global_step, self.last.path, folder.name)
         # Lightning runs the loggers' and callbacks' last words, and passes it on; the exit status is a shell's for that signal.

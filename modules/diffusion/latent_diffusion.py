@@ -101,11 +101,15 @@ class LatentDiffusion(nn.Module):
         mean = self.vae.encode(scaled.to(self.dtype)).latent_dist.mean.float()
         return mean * self.vae.config.scaling_factor
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Images of latents: `[B, C, h, w]` to float32 `[B, 3, H, W]`, clamped to [0, 1]."""
+    def decode(self, latents: Tensor, clamp: bool = True) -> Tensor:
+        """Images of latents: `[B, C, h, w]` to float32 `[B, 3, H, W]`, clamped to [0, 1].
+
+        Without `clamp` values lie a little outside, and an overflow of the decoder can still be seen.
+        """
         unscaled = latents / self.vae.config.scaling_factor
         decoded: Tensor = self.vae.decode(unscaled.to(self.dtype)).sample
-        return (decoded.float() / 2 + 0.5).clamp(0, 1)
+        images = decoded.float() / 2 + 0.5
+        return images.clamp(0, 1) if clamp else images
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Text conditioning, `[B, L, D]` in the networks' dtype; equal prompts are embedded once."""

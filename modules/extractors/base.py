@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from modules.settings import settings_of
@@ -68,6 +69,29 @@ class Extractor(nn.Module, ABC):
             Tensors whose first dimension is B.
         """
 
+    def extract(self, images: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Features, dict[int, str]]:
+        """Features of a batch, and those of its images that have none: the network overflowed for them.
+
+        A subclass whose overflow does not show in its features (uint8 hides it), or which knows a remedy, overrides this.
+
+        Args:
+            images: As in `forward`.
+            prompts: As in `forward`.
+            seeds: As in `forward`.
+
+        Returns:
+            The features of all images, and the reason of each one, by its position, whose features mean nothing.
+        """
+        features = self(images, prompts, seeds)
+        floating = [tensor for tensor in features.values() if tensor.is_floating_point()]
+        finite = finite_images(*floating).tolist() if floating else []
+        return features, {i: "the extractor gave values that are not finite" for i, fine in enumerate(finite) if not fine}
+
     def diagnostics(self, features: Features) -> dict[str, Tensor]:
         """Figures of each image, `[B]`, that tell whether the extraction went well; none by default."""
         return {}
+
+
+def finite_images(*tensors: Tensor) -> Tensor:
+    """Which images of a batch have nothing but finite values: tensors `[B, …]` to bool `[B]`, on their device."""
+    return torch.stack([tensor.isfinite().reshape(len(tensor), -1).all(1) for tensor in tensors]).all(0)

@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from modules.diffusion.captioner import Captioner
 from modules.diffusion.latent_diffusion import LatentDiffusion
-from modules.extractors.base import Extractor, Features
+from modules.extractors.base import Extractor, Features, finite_images
 from modules.images import psnr, to_uint8, to_unit
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,7 @@ class InversionExtractor(Extractor):
         self.model_dtype = model_dtype
         self.keep_latents = keep_latents
         self.diffusion: LatentDiffusion | None = None
+        self.exact: LatentDiffusion | None = None  # float32, once an image has needed it
         self.describe: Captioner | None = None
 
     @property
@@ -112,20 +113,43 @@ class InversionExtractor(Extractor):
         return [""] * len(captions) if self.prompt_source == "empty" else super().prompts_for(images, captions)
 
     def forward(self, images: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Features:
-        """Invert, reconstruct and decode both; see the class for the features. Nothing random: `seeds` are not used."""
-        model = self._loaded()
+        """Invert, reconstruct and decode both; see the class for the features. Nothing random: `seeds` are not used.
+
+        Raises:
+            FloatingPointError: If an image overflows, in float32 too; `extract` gives the others' features.
+        """
+        features, failed = self.extract(images, prompts, seeds)
+        if failed:
+            raise FloatingPointError(next(iter(failed.values())))
+        return features
+
+    def extract(self, images: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Features, dict[int, str]]:
+        """As in the base class; images for which a float16 or bfloat16 network overflows are done again in float32."""
+        features, finite = self._compute(self._loaded(), images, prompts)
+        bad = [i for i, fine in enumerate(finite.tolist()) if not fine]  # the batch's only wait for the device
+        tried: str = self.model_dtype
+        if bad and self.model_dtype != "float32":
+            again, finite = self._compute(self._in_float32(), images[bad], [prompts[i] for i in bad])
+            for name, tensor in again.items():
+                features[name][bad] = tensor
+            bad = [i for i, fine in zip(bad, finite.tolist(), strict=True) if not fine]
+            tried += " and in float32"
+        return features, dict.fromkeys(bad, f"the diffusion model gave values that are not finite, in {tried}")
+
+    def _compute(self, model: LatentDiffusion, images: Tensor, prompts: Sequence[str]) -> tuple[Features, Tensor]:
+        """The features, and which images were finite at every stage: overflow is a plausible grey or black image once it is uint8."""
         embeddings = model.embed(prompts)
         clean = model.encode(images)
         noise = model.invert(clean, embeddings, self.steps, self.guidance)
         rebuilt = model.denoise(noise, embeddings, self.steps, self.guidance)
-        self._refuse_non_finite(noise, rebuilt)
-        decoded = model.decode(torch.cat([noise, rebuilt]))  # one pass of the decoder for both
-        self._refuse_non_finite(decoded)
+        decoded = model.decode(torch.cat([noise, rebuilt]), clamp=False)  # one pass of the decoder for both
+        kept = (noise.half(), rebuilt.half()) if self.keep_latents else (noise, rebuilt)
+        finite = finite_images(clean, *kept, *decoded.chunk(2))
         noise_map, reconstruction = to_uint8(decoded).chunk(2)
         features = {"image": to_uint8(to_unit(images)), "noise_map": noise_map, "reconstruction": reconstruction}
         if self.keep_latents:
-            features |= {"noise_latent": noise.half(), "reconstruction_latent": rebuilt.half()}
-        return features
+            features |= dict(zip(("noise_latent", "reconstruction_latent"), kept, strict=True))
+        return features, finite
 
     def diagnostics(self, features: Features) -> dict[str, Tensor]:
         """Round-trip PSNR in dB between image and reconstruction."""
@@ -133,7 +157,7 @@ class InversionExtractor(Extractor):
 
     def unload(self) -> None:
         """Let go of the networks, so that training has their memory."""
-        self.diffusion = self.describe = None
+        self.diffusion = self.exact = self.describe = None
 
     def _loaded(self) -> LatentDiffusion:
         if self.diffusion is None:
@@ -141,9 +165,10 @@ class InversionExtractor(Extractor):
             raise RuntimeError(msg)
         return self.diffusion
 
-    def _refuse_non_finite(self, *tensors: Tensor) -> None:
-        """Overflow becomes a plausible grey or black image once it is uint8, so it is caught before."""
-        for tensor in tensors:
-            if not bool(torch.isfinite(tensor).all()):
-                msg = f"the diffusion model gave non-finite values in {self.model_dtype}; set data.extractor.model_dtype to float32"
-                raise FloatingPointError(msg)
+    def _in_float32(self) -> LatentDiffusion:
+        if self.exact is None:
+            log.warning(
+                "%s overflows for some images: these are done again in float32, with a second copy of the networks", self.model_dtype
+            )
+            self.exact = LatentDiffusion.from_pretrained(self.model, torch.float32, self._loaded().device, self.revision)
+        return self.exact

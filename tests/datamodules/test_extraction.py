@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from datamodules.datamodule import FeatureDataModule
+from datamodules.duplicates import PerceptualHashes, perceptual_hash
 from datamodules.errors import DataError
 from datamodules.extraction import ExtractionModule, check_captions, seed_of
 from datamodules.records import Record
@@ -175,6 +176,98 @@ def test_an_exception_keeps_the_batches_before_it(data_set, monkeypatch):
         extract(data)
     monkeypatch.undo()
     assert extract(data_set()) == 4  # the batch that failed held three images and the broken one
+
+
+def test_row_39_an_image_that_overflows_is_a_failure_of_its_own(data_set, monkeypatch):
+    """The base extractor's check: the other images of the batch are kept, bit for bit."""
+    whole, spoiled = data_set(), data_set(cache_dir=str(data_set.model / "cache"))
+    extract(whole)
+    bad = whole.usable("train")[0]
+    forward = NoiseExtractor.forward
+
+    def overflows(self, images, prompts, seeds):
+        features = forward(self, images, prompts, seeds)
+        features["mean"][[seed == seed_of(bad) for seed in seeds]] = torch.inf
+        return features
+
+    monkeypatch.setattr(NoiseExtractor, "forward", overflows)
+    extract(spoiled)
+    [failure] = [failure for failure in spoiled.reader.failures if failure.key == bad.content_hash]
+    assert failure.where == bad.path
+    assert "not finite" in failure.reason
+    assert len(spoiled.reader) == len(whole.reader) - 1 == 10
+    for record in whole.records():
+        if record.key not in {failure.key for failure in spoiled.reader.failures}:
+            for name, array in whole.load_features(record).items():
+                np.testing.assert_array_equal(array, spoiled.load_features(record)[name])
+    assert spoiled.missing() == []
+
+
+def out_of_memory_above(size, tried):
+    forward = NoiseExtractor.forward
+
+    def fails(self, images, prompts, seeds):
+        tried.append(len(images))
+        if len(images) > size:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+        return forward(self, images, prompts, seeds)
+
+    return fails
+
+
+def test_row_40_out_of_memory_halves_the_batch(data_set, monkeypatch, caplog):
+    plain, tight = data_set(extract_batch_size=8), data_set(extract_batch_size=8, cache_dir=str(data_set.model / "cache"))
+    extract(plain)
+    tried = []
+    monkeypatch.setattr(NoiseExtractor, "forward", out_of_memory_above(2, tried))
+    extract(tight)
+    assert tried[:3] == [8, 4, 2]
+    assert max(tried[3:]) == 2  # the smaller size holds from then on
+    told = [message for message in caplog.messages if "out of memory" in message]
+    assert told == ["out of memory: going on with 2 images at once; --data.extract_batch_size 2 avoids the failed attempts"]
+    assert set(tight.reader.keys()) == set(plain.reader.keys())
+    for key, caption in plain.reader.keys():  # noqa: SIM118 - not a dictionary
+        for name, array in plain.reader.read(key, caption).items():
+            np.testing.assert_allclose(tight.reader.read(key, caption)[name], array, rtol=1e-6)
+
+
+def test_row_40_one_image_that_does_not_fit_is_a_clear_error(data_set, monkeypatch):
+    tried = []
+    monkeypatch.setattr(NoiseExtractor, "forward", out_of_memory_above(0, tried))
+    with pytest.raises(DataError, match=r"one image at a time \(CUDA out of memory.*model_dtype"):
+        extract(data_set())
+    assert tried == [4, 2, 1]
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(data_set, monkeypatch):
+    tried = []
+
+    def fails(self, images, prompts, seeds):
+        tried.append(len(images))
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(NoiseExtractor, "forward", fails)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        extract(data_set())
+    assert len(tried) == 1
+
+
+def test_the_index_keeps_each_image_s_short_side(data_set, caplog):
+    caplog.set_level("INFO")
+    data = data_set(perturbation="jpeg_40")
+    extract(data)
+    assert data.reader.diagnostics()["short_side"] == [20.0] * 11
+    assert "short_side" not in caplog.text
+
+
+def test_looks_are_remembered_as_the_image_is_stored(data_set):
+    data = data_set(perturbation="jpeg_10")
+    extract(data)
+    looks = PerceptualHashes(Path(data.cache_dir)).load()
+    assert len(looks) == 11
+    record = data.usable("train")[0]
+    with Image.open(record.path) as image:
+        assert looks[record.content_hash] == perceptual_hash(np.asarray(image)) != ""
 
 
 def test_nothing_extracted_is_a_clear_error(data_set):

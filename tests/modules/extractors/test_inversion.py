@@ -78,7 +78,73 @@ def test_settings_rebuild_it():
     assert from_settings(built.settings()).settings() == built.settings()
 
 
-def test_non_finite_latents_are_not_passed_on(extractor, images, monkeypatch):
-    monkeypatch.setattr(extractor.diffusion, "invert", lambda latents, *args: latents * torch.inf)
-    with pytest.raises(FloatingPointError, match="model_dtype"):
-        extractor(images, [""] * 4, [0] * 4)
+def overflowing(inside, image=1, of=4):
+    """Wrap a decoder so that one pixel of one image of a batch of `of` images overflows; a batch of another size is left alone."""
+
+    def wrapped(batch, *args, **options):
+        result = inside(batch, *args, **options)
+        count = len(batch) // of
+        if len(batch) % of == 0 and count:
+            for part in range(count):
+                result.sample[part * of + image, 0, 3, 3] = torch.inf  # beyond what float16 holds
+        return result
+
+    return wrapped
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_row_39_only_the_image_that_overflows_is_done_again_in_float32(images, dtype, monkeypatch, caplog):
+    half, full = (InversionExtractor(size=64, steps=2, model_dtype=each, keep_latents=True) for each in (dtype, "float32"))
+    half.load()
+    full.load()
+    prompts = ["a", "b", "", "a"]
+    with torch.inference_mode():
+        undisturbed, none_failed = half.extract(images, prompts, [0] * 4)
+        assert half.exact is None  # no second copy before it is needed
+        decode = half.diffusion.vae.decode
+        monkeypatch.setattr(half.diffusion.vae, "decode", overflowing(decode))
+        repaired, failed = half.extract(images, prompts, [0] * 4)
+        exact = full(images[1:2], prompts[1:2], [0])
+    assert none_failed == failed == {}
+    assert half.exact.dtype == torch.float32
+    assert "done again in float32" in caplog.text
+    for name, tensor in repaired.items():
+        assert torch.equal(tensor[1:2], exact[name])
+        assert torch.equal(tensor[[0, 2, 3]], undisturbed[name][[0, 2, 3]])
+    assert not torch.equal(repaired["reconstruction"][1], undisturbed["reconstruction"][1])  # the two dtypes can be told apart
+    half.unload()
+    assert half.exact is None
+
+
+def test_row_39_a_stage_that_the_decoder_hides_is_seen(extractor, images, monkeypatch):
+    """An infinite latent or pixel would be a plausible image after the clamp."""
+    encode = extractor.diffusion.vae.encode
+
+    def spoiled(batch):
+        result = encode(batch)
+        result.latent_dist.mean[2, 0, 0, 0] = torch.inf
+        return result
+
+    monkeypatch.setattr(extractor.diffusion.vae, "encode", spoiled)
+    with torch.inference_mode():
+        _, failed = extractor.extract(images, [""] * 4, [0] * 4)
+    assert list(failed) == [2]
+    monkeypatch.undo()
+    monkeypatch.setattr(extractor.diffusion.vae, "decode", overflowing(extractor.diffusion.vae.decode, image=3))
+    with torch.inference_mode():
+        _, failed = extractor.extract(images, [""] * 4, [0] * 4)
+    assert list(failed) == [3]
+
+
+def test_row_39_what_overflows_in_float32_too_fails_alone(images, monkeypatch):
+    built = InversionExtractor(size=64, steps=1, model_dtype="bfloat16")
+    built.load()
+    exact = built._in_float32()
+    for model, of in ((built.diffusion, 4), (exact, 1)):
+        monkeypatch.setattr(model.vae, "decode", overflowing(model.vae.decode, image=0, of=of))
+    with torch.inference_mode():
+        features, failed = built.extract(images, [""] * 4, [0] * 4)
+        with pytest.raises(FloatingPointError, match="in bfloat16 and in float32"):
+            built(images, [""] * 4, [0] * 4)
+    assert failed == {0: "the diffusion model gave values that are not finite, in bfloat16 and in float32"}
+    assert len(features["reconstruction"]) == 4

@@ -1,0 +1,206 @@
+"""Images on their way through an extractor: decoded, stacked to batches, turned into features."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.duplicates import perceptual_hash
+from datamodules.errors import DataError
+from datamodules.perturbations import perturbation
+from datamodules.reader import ImageError, read_image
+from datamodules.records import Failure, Record
+from modules.extractors.base import Extractor, Features
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One decoded image on its way to the extractor.
+
+    Attributes:
+        record: Its record.
+        pixels: uint8 `[3, h, w]`.
+        short_side: Pixels of its shorter side as stored.
+        look: Its perceptual hash, before any perturbation.
+    """
+
+    record: Record
+    pixels: Tensor
+    short_side: float = 0.0
+    look: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractionBatch:
+    """Images of one shape, and those that could not be decoded.
+
+    Attributes:
+        records: Records of the images, B of them.
+        images: uint8 `[B, 3, h, w]`, or None where all images of the batch failed.
+        failures: What could not be decoded, or overflowed.
+        short_sides: Pixels of each image's shorter side, B of them.
+        looks: Perceptual hashes by content hash.
+    """
+
+    records: list[Record]
+    images: Tensor | None
+    failures: list[Failure]
+    short_sides: list[float] = field(default_factory=list)
+    looks: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """Features of a batch on the CPU, with the prompts and diagnostics (`short_side` among them) that belong to them."""
+
+    batch: ExtractionBatch
+    features: Features
+    prompts: list[str]
+    diagnostics: dict[str, Tensor]
+
+
+class ImageDataset(Dataset[Prepared | Failure | None]):
+    """Decoded, perturbed and prepared images of records.
+
+    Args:
+        records: Which images; each has a local path.
+        extractor: Whose `prepare` brings them to its form.
+        perturbation_name: What they go through before that.
+        at_least: Length that is filled up with None: every rank must get a batch to come by the barriers, and Lightning's sampler
+            refuses fewer samples than ranks.
+    """
+
+    def __init__(self, records: Sequence[Record], extractor: Extractor, perturbation_name: str, at_least: int = 0) -> None:
+        self.at_least = at_least
+        self.records = records
+        self.extractor = extractor
+        self.perturb = perturbation_name
+
+    def __len__(self) -> int:
+        return max(len(self.records), self.at_least)
+
+    def __getitem__(self, index: int) -> Prepared | Failure | None:
+        if index >= len(self.records):
+            return None
+        record = self.records[index]
+        try:
+            decoded = read_image(Path(record.path or ""))
+        except ImageError as error:
+            return Failure(record.path or record.url or "", str(error), record.content_hash)
+        pixels = perturbation(self.perturb)(decoded.pixels, seed_of(record))
+        prepared = self.extractor.prepare(torch.from_numpy(pixels.copy()).permute(2, 0, 1))
+        return Prepared(record, prepared, float(min(decoded.width, decoded.height)), perceptual_hash(decoded.pixels))
+
+
+def seed_of(record: Record) -> int:
+    """Seed of everything random done to an image, from its content: the same in any batch, on any rank, in any order."""
+    return int(record.content_hash[:15] or "0", 16)
+
+
+def collate(items: list[Prepared | Failure | None]) -> ExtractionBatch:
+    """Stack what was decoded, keep what was not."""
+    prepared = [item for item in items if isinstance(item, Prepared)]
+    failures = [item for item in items if isinstance(item, Failure)]
+    images = torch.stack([item.pixels for item in prepared]) if prepared else None
+    looks = {item.record.content_hash: item.look for item in prepared}
+    return ExtractionBatch([item.record for item in prepared], images, failures, [item.short_side for item in prepared], looks)
+
+
+class BatchExtraction:
+    """Runs an extractor over batches, whatever happens to single images or to the memory.
+
+    An image that overflows even in float32 becomes a failure of its own. Where memory runs out, the batch is taken in parts of half the
+    size, and so are all later ones.
+
+    Args:
+        extractor: With its weights loaded.
+    """
+
+    def __init__(self, extractor: Extractor) -> None:
+        self.extractor = extractor
+        self.at_most: int | None = None  # images that fit into memory, once that is known
+        self._told = True
+
+    def __call__(self, batch: ExtractionBatch) -> Extracted:
+        """Features of one batch, without the images that failed.
+
+        Raises:
+            DataError: If memory runs out with one image alone.
+        """
+        if batch.images is None:
+            return Extracted(batch, {}, [], {})
+        parts: list[Extracted] = []
+        start = 0
+        while start < len(batch.records):
+            stop = min(len(batch.records), start + (self.at_most or len(batch.records)))
+            try:
+                parts.append(self._part(batch, batch.images[start:stop], slice(start, stop)))
+            except RuntimeError as error:
+                if not (isinstance(error, torch.OutOfMemoryError) or is_oom_error(error)):
+                    raise
+                reason = str(error).partition("\n")[0]
+            else:
+                start = stop
+                self._tell()
+                continue
+            self._halve(stop - start, reason)  # out here the exception is gone, and with it what the failed pass held
+        return _joined(batch, parts)
+
+    def _part(self, batch: ExtractionBatch, images: Tensor, part: slice) -> Extracted:
+        records = batch.records[part]
+        prompts = self.extractor.prompts_for(images, [record.caption for record in records])
+        features, failed = self.extractor.extract(images, prompts, [seed_of(record) for record in records])
+        figures = self.extractor.diagnostics(features) | {"short_side": torch.tensor(batch.short_sides[part])}
+        failures = [Failure(records[i].path or records[i].url or "", failed[i], records[i].content_hash) for i in failed]
+        good = [i for i in range(len(records)) if i not in failed]
+        features, figures = ({name: _rows(tensor.cpu(), good) for name, tensor in found.items()} for found in (features, figures))
+        return Extracted(ExtractionBatch([records[i] for i in good], None, failures), features, [prompts[i] for i in good], figures)
+
+    def _halve(self, size: int, reason: str) -> None:
+        garbage_collection_cuda()
+        if size == 1:
+            msg = (
+                f"out of memory with one image at a time ({reason}). Set a smaller data.extractor.size, or data.extractor.model_dtype to "
+                "bfloat16, or see what else uses this device; data.extract_batch_size does not help any more"
+            )
+            raise DataError(msg)
+        self.at_most, self._told = size // 2, False
+
+    def _tell(self) -> None:
+        if not self._told:
+            log.warning(
+                "out of memory: going on with %d images at once; --data.extract_batch_size %d avoids the failed attempts",
+                self.at_most,
+                self.at_most,
+            )
+            self._told = True
+
+
+def _rows(tensor: Tensor, rows: list[int]) -> Tensor:
+    return tensor if len(rows) == len(tensor) else tensor[rows]
+
+
+def _joined(batch: ExtractionBatch, parts: list[Extracted]) -> Extracted:
+    """The parts of a batch as one."""
+    kept = [record for part in parts for record in part.batch.records]
+    good = {record.key for record in kept}
+    rows = [i for i, record in enumerate(batch.records) if record.key in good]
+    whole = replace(
+        batch,
+        records=kept,
+        images=None if batch.images is None else _rows(batch.images, rows),
+        failures=[*batch.failures, *(failure for part in parts for failure in part.batch.failures)],
+        short_sides=[batch.short_sides[i] for i in rows],
+    )
+    if not kept:
+        return Extracted(whole, {}, [], {})
+    features = {name: torch.cat([part.features[name] for part in parts]) for name in parts[0].features}
+    figures = {name: torch.cat([part.diagnostics[name] for part in parts]) for name in parts[0].diagnostics}
+    return Extracted(whole, features, [prompt for part in parts for prompt in part.prompts], figures)

@@ -1,0 +1,219 @@
+"""extract.py: the cache and nothing else, through the real command; stopped, killed, gone on with."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import extract
+from datamodules.datamodule import FeatureDataModule
+from datamodules.errors import DataError
+from datamodules.shards import ShardReader
+from modules.detectors import fakeinversion
+
+# Slow enough to be stopped in the middle, cheap enough to start: no diffusion model.
+SLOW_EXTRACTOR = """
+import os, time
+from modules.extractors.base import Extractor
+
+class SlowExtractor(Extractor):
+    name = "slow"
+
+    def __init__(self, level: int = 1) -> None:
+        super().__init__()
+        self.level = level
+
+    def load(self) -> None:
+        pass
+
+    def prepare(self, image):
+        return image[:, :16, :16]
+
+    def forward(self, images, prompts, seeds):
+        os.write(2, f"pid {os.getpid()}\\n".encode())  # in one piece: two ranks write
+        time.sleep(float(os.environ.get("SLOW_SECONDS", "0")))
+        return {"mean": images.float().mean((1, 2, 3))}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Forty images, and an extractor that can be imported from there."""
+    rng = np.random.default_rng(0)
+    lines = ["path,label"]
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 255, (20, 24, 3), np.uint8)).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,{i % 2}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    (tmp_path / "slow_extractor.py").write_text(SLOW_EXTRACTOR)
+    return tmp_path
+
+
+def options(folder, *more):
+    # The configuration's own model section stays: it must not matter.
+    return [
+        "--config=configs/quickstart.yaml",
+        "--data.source=datamodules.sources.ManifestSource",
+        f"--data.source.path={folder / 'manifest.csv'}",
+        "--data.extractor=slow_extractor.SlowExtractor",
+        f"--data.cache_dir={folder / 'cache'}",
+        f"--runs_dir={folder / 'runs'}",
+        "--data.extract_batch_size=2",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+        *more,
+    ]
+
+
+TWO = ("--trainer.devices=2", "--trainer.strategy=ddp")
+
+
+def start(folder, *more, seconds=0.0):
+    """The real command in a process of its own, as its own group; its stderr goes to a file."""
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path, "SLOW_SECONDS": str(seconds)}
+    environment.pop("LOCAL_RANK", None)
+    return subprocess.Popen(
+        [sys.executable, "extract.py", *options(folder, *more)],
+        stdout=(folder / "stdout").open("w"),
+        stderr=(folder / "stderr").open("w"),
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def workers(folder, process, batches):
+    """Wait until so many batches have been begun; gives the ids of the processes that did."""
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        begun = [int(found) for found in re.findall(r"pid (\d+)\n", (folder / "stderr").read_text())]
+        if len(begun) >= batches:
+            return set(begun)
+        time.sleep(0.05)
+    pytest.fail(f"no extraction: {(folder / 'stderr').read_text()[-2000:]}")
+
+
+def reader(folder):
+    [found] = folder.glob("cache/slow-*/*")
+    return ShardReader(found)
+
+
+def is_running(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def finish(folder, monkeypatch, capsys):
+    """The same command to the end, in this process; gives its last words."""
+    monkeypatch.syspath_prepend(folder)
+    extract.main(options(folder))
+    return capsys.readouterr().out
+
+
+def test_the_cache_is_filled_and_nothing_else(folder, monkeypatch, capsys):
+    (folder / "7.png").write_bytes((folder / "7.png").read_bytes()[:300])
+    monkeypatch.setattr(fakeinversion, "build_backbone", lambda *args, **options: pytest.fail("the detector was built"))
+    first = finish(folder, monkeypatch, capsys)
+    assert len(reader(folder)) == 39
+    assert "39 images have features in" in first
+    assert "40 were missing" in first
+    assert "images/s" in first
+    assert "1 images failed" in first
+    assert "7.png: The PNG data is damaged" in first
+    again = finish(folder, monkeypatch, capsys)
+    assert "nothing was missing" in again
+    assert not (folder / "runs").exists()
+
+
+def test_what_training_needs_is_there(folder, monkeypatch, capsys):
+    """No detector has to be named, and train.py's data module finds all features."""
+    monkeypatch.syspath_prepend(folder)
+    words = extract.main(options(folder)[1:])
+    assert "40 images have features" in words
+    from slow_extractor import SlowExtractor
+
+    from datamodules.sources import ManifestSource
+
+    data = FeatureDataModule(ManifestSource(str(folder / "manifest.csv")), SlowExtractor(), cache_dir=str(folder / "cache"))
+    assert data.missing() == []
+
+
+def test_a_user_s_error_is_one_sentence(folder, monkeypatch):
+    monkeypatch.syspath_prepend(folder)
+    with pytest.raises(DataError, match=r"nowhere\.csv"):
+        extract.main([*options(folder), "--data.source.path=nowhere.csv"])
+
+
+def test_help_is_quick():
+    """As train.py's: what is used later is imported later."""
+    code = """
+import runpy, sys
+from lightning.pytorch.cli import LightningCLI
+baseline = set(sys.modules)  # torchmetrics brings some of these along
+sys.argv = ["extract.py", "--help"]
+try:
+    runpy.run_path("extract.py", run_name="__main__")
+except SystemExit as stop:
+    assert stop.code == 0
+heavy = {"diffusers", "transformers", "open_clip", "timm", "matplotlib", "wandb", "webdataset", "skimage", "sklearn", "pandas", "pyarrow"}
+print("imported:", sorted(heavy & sys.modules.keys() - baseline))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "imported: []"
+    assert "Fill the feature cache" in done.stdout
+    assert "--data.source" in done.stdout
+
+
+def test_ctrl_c_keeps_what_is_complete(folder, monkeypatch, capsys):
+    """With a loader's worker, which gets Ctrl-C too."""
+    process = start(folder, "--data.extract_workers=1", seconds=0.3)
+    workers(folder, process, 4)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) == 130
+    told = (folder / "stderr").read_text()
+    assert "stopped by SIGINT" in told
+    assert "Traceback" not in told
+    kept = len(reader(folder))
+    assert 6 <= kept < 40  # three batches at least were complete
+    assert f"{40 - kept} were missing" in finish(folder, monkeypatch, capsys)
+    assert len(reader(folder)) == 40
+
+
+def test_a_signal_stops_both_ranks(folder):
+    process = start(folder, *TWO, seconds=0.5)
+    ranks = workers(folder, process, 8)
+    assert len(ranks) == 2
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert not any(map(is_running, ranks))
+    found = reader(folder)
+    assert {path.name[:10] for path in found.folder.glob("shard-*.index.json")} == {"shard-0000", "shard-0001"}
+    assert 8 <= len(found) < 40
+    assert not list(found.folder.glob(".writing-*"))
+    assert "the same command goes on from there" in (folder / "stderr").read_text()
+
+
+@pytest.mark.parametrize("victim", ["main process", "child"])
+def test_row_34_when_a_rank_dies_the_others_end(folder, victim):
+    process = start(folder, *TWO, "--data.shard_samples=2", seconds=2.0)
+    ranks = workers(folder, process, 6)
+    [child] = ranks - {process.pid}
+    os.kill(process.pid if victim == "main process" else child, signal.SIGKILL)
+    died = time.monotonic()
+    assert process.wait(60) != 0
+    while is_running(child) and time.monotonic() - died < 60:
+        time.sleep(0.1)
+    assert not is_running(child)
+    shards = Counter(path.name[:10] for path in reader(folder).folder.glob("shard-*.index.json"))
+    assert set(shards) == {"shard-0000", "shard-0001"}  # what both had written stays
+    assert all(2 <= count < 10 for count in shards.values())  # nobody went on alone to the end of its share

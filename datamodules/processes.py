@@ -123,7 +123,7 @@ def remember_children(children: "list[subprocess.Popen[bytes]]") -> None:
 
 
 def stop_observing() -> None:
-    """Let the other ranks end with a signal's status: Lightning's observers, which look into these lists, would kill this process for it."""
+    """Let the other ranks end with a signal's status: Lightning's observers would kill this process for it."""
     for children in _observed:
         children.clear()
 

@@ -22,8 +22,9 @@ from datamodules.paths import ImageList, NamedImage
 from datamodules.perturbations import perturbation as find_perturbation
 from datamodules.records import REAL, Record
 from datamodules.sources.base import MEMO
-from modules.detectors.base import Detector, load_detector
-from modules.errors import CheckpointError, UserError
+from modules.detectors.base import Detector
+from modules.detectors.checkpoint import load_detector
+from modules.errors import CheckpointError
 from modules.extractors.base import Extractor
 from modules.settings import from_settings
 
@@ -125,15 +126,7 @@ class Scorer:
         Raises:
             UserError: If it cannot be used; says why.
         """
-        try:
-            detector, described = load_detector(checkpoint)
-            return cls(detector, described, **options)
-        except UserError:
-            raise
-        except Exception as error:  # unpickling any file, and building what it names, raises nearly every type there is
-            text = (str(error).splitlines() or [""])[0]
-            msg = f"checkpoint {checkpoint!r} does not fit this version of the code ({type(error).__name__}: {text})"
-            raise CheckpointError(msg) from error
+        return cls(*load_detector(checkpoint), **options)
 
     def load(self) -> None:
         """Load the extractor's weights and bring all to the device."""

@@ -18,7 +18,7 @@ from datamodules.hashing import ContentHashes
 from datamodules.reader import ImageError, read_image
 from datamodules.sources import ManifestSource
 from modules.detectors import FakeInversion
-from modules.detectors.base import load_detector
+from modules.detectors.checkpoint import load_detector
 from modules.diffusion.latent_diffusion import LatentDiffusion
 from modules.errors import CheckpointError
 from modules.extractors import InversionExtractor
@@ -78,7 +78,7 @@ def test_row_26_a_checkpoint_runs_nothing(checkpoint, tmp_path, mark, where):
         "builtins.exec",
         "subprocess.Popen",
         "modules.detectors.base.torch.load",
-        "modules.detectors.base.load_detector",
+        "modules.detectors.checkpoint.load_detector",
         "modules.detectors.base.AdamW",
         "modules.settings.importlib.import_module",
         "modules.extractors.InversionExtractor",

@@ -29,6 +29,7 @@ def test_the_run_directory_is_complete(first):
         "report.html",
         "log.csv",
         "checkpoints/last.ckpt",
+        "checkpoints/best.safetensors",
         "figures",
         "wandb",
     ):

@@ -119,7 +119,9 @@ def write_run(
         The contents of `metrics.json`.
     """
     from evaluation.results import write_results
+    from modules.detectors.checkpoint import save_weights
 
+    save_weights(detector, data.describe(), folder / "checkpoints" / "best.safetensors")
     records = [record for record in data.records() if record.key in scores]
     frame = predictions_table(records, scores, detector.name, data.perturbation)
     facts = {

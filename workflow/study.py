@@ -17,7 +17,8 @@ from cli import RunError, is_main_process
 from datamodules.datamodule import FeatureDataModule
 from datamodules.files import write_atomically
 from datamodules.sources.base import Source
-from modules.detectors.base import Detector, load_detector
+from modules.detectors.base import Detector
+from modules.detectors.checkpoint import load_detector
 from modules.extractors.base import Extractor
 from modules.settings import fingerprint, from_settings, settings_of
 

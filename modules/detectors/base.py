@@ -13,7 +13,6 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
-from modules.errors import CheckpointError
 from modules.metrics.functional import Threshold, threshold_at_fpr
 from modules.metrics.ranking import RankingMetric, ranking_metrics
 from modules.seeds import seed_step
@@ -176,51 +175,3 @@ class Detector(pl.LightningModule, ABC):
                 self.log(name, value.float(), prog_bar=name == "val/auroc")
         metrics.reset()
         loss.reset()
-
-
-def load_detector(path: str) -> tuple[Detector, dict[str, Any]]:
-    """A detector from a checkpoint, ready to score, without its training configuration.
-
-    Args:
-        path: Checkpoint file. It is read with `weights_only=True`: no code in it is run.
-
-    Returns:
-        The detector in evaluation mode, and the checkpoint's `data` description (extractor, perturbation, families).
-
-    Raises:
-        CheckpointError: If there is no such file, or it is not a checkpoint of this project.
-    """
-    from modules.settings import from_settings
-
-    checkpoint = _read_checkpoint(path)
-    described = checkpoint.get("undertow") if isinstance(checkpoint, dict) else None
-    if not described:
-        msg = f"checkpoint {path!r} was not written by train.py: it does not say which detector it holds"
-        raise CheckpointError(msg)
-    try:
-        settings = described["detector"]
-        if "pretrained" in settings["init_args"]:
-            # The weights come from the checkpoint; there is no need to download those that training started from.
-            settings = {**settings, "init_args": {**settings["init_args"], "pretrained": False}}
-        detector: Detector = from_settings(settings, base=Detector)
-        detector.load_state_dict(checkpoint["state_dict"])
-        detector.on_load_checkpoint(checkpoint)
-        return detector.eval(), dict(described["data"] or {})
-    except Exception as error:  # building what a file names raises nearly every type there is
-        msg = f"checkpoint {path!r} does not fit this version of the code ({type(error).__name__}: {_first_line(error)})"
-        raise CheckpointError(msg) from error
-
-
-def _read_checkpoint(path: str) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        msg = f"checkpoint {path!r} cannot be opened ({error.strerror}); name a .ckpt file under runs/NAME/checkpoints"
-        raise CheckpointError(msg) from error
-    except Exception as error:  # unpickling any file raises nearly every type there is
-        msg = f"checkpoint {path!r} cannot be read safely ({_first_line(error)}); it may be damaged, or hold more than tensors"
-        raise CheckpointError(msg) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

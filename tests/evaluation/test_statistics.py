@@ -120,7 +120,7 @@ def test_without_a_threshold_its_numbers_are_null_with_its_reason():
     assert record["by_source_of_reals"]["faces/ffhq"]["fpr_at_threshold"]["reason"] == "too few reals"
 
 
-def test_fault_35_nan_scores_and_one_class():
+def test_row_35_nan_scores_and_one_class():
     table = usual_table()
     table.loc[3, "score"] = math.nan
     document = metrics_document(table, THRESHOLD, resamples=20)

@@ -8,7 +8,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from modules.detectors import FakeInversion
-from modules.detectors.base import Detector, load_detector
+from modules.detectors.base import Detector
+from modules.detectors.checkpoint import load_detector, save_weights
 
 INPUTS = [["image"], ["residual"], ["image", "noise_map", "reconstruction"], ["image", "noise_map", "reconstruction", "residual"]]
 
@@ -127,6 +128,24 @@ def test_row_26_untrusted_checkpoint(tmp_path):
     (tmp_path / "cut.ckpt").write_bytes(pickle.dumps(Evil())[:10])
     with pytest.raises(ValueError, match=r"cut\.ckpt"):
         load_detector(str(tmp_path / "cut.ckpt"))
+
+
+def test_row_26_weights_also_as_safetensors(trained, tmp_path):
+    _, detector, path = trained
+    described = {"extractor": {"init_args": {"steps": 3}}, "trained_on": torch.tensor([5, 7])}
+    save_weights(detector, described, tmp_path / "best.safetensors")
+    loaded, read = load_detector(str(tmp_path / "best.safetensors"))
+    assert loaded.threshold == detector.threshold
+    assert read["extractor"] == described["extractor"]
+    assert torch.equal(read["trained_on"], described["trained_on"])
+    expected, _ = load_detector(str(path))
+    for name, weights in expected.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weights)
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "best.safetensors").read_bytes()[:1000])
+    with pytest.raises(ValueError, match="cannot be read safely"):
+        load_detector(str(tmp_path / "cut.safetensors"))
+    with pytest.raises(ValueError, match="cannot be opened"):
+        load_detector(str(tmp_path / "nowhere.safetensors"))
 
 
 def test_a_checkpoint_names_no_class_outside_the_project(tmp_path):

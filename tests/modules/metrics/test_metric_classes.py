@@ -80,7 +80,7 @@ def test_collection_names_prefix_groups_and_pickle():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_fault_35_nothing_one_class_and_nan_are_nan():
+def test_row_35_nothing_one_class_and_nan_are_nan():
     metric = TPRAtFPR(0.1)
     assert math.isnan(float(metric.compute()))
     metric.reset()

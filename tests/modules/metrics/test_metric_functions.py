@@ -108,7 +108,7 @@ def test_order_and_monotone_maps_do_not_matter():
     assert auroc(torch.tensor(np.exp(scores / 4)), torch.tensor(labels)) == expected
 
 
-def test_fault_35_saturated_logits_in_batches():
+def test_row_35_saturated_logits_in_batches():
     """The stock metric applies a sigmoid to some batches only; raw scores need none."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 1024)
@@ -123,7 +123,7 @@ def test_fault_35_saturated_logits_in_batches():
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_fault_35_one_class_is_nan_and_said(label):
+def test_row_35_one_class_is_nan_and_said(label):
     scores, labels = torch.tensor([0.1, 0.2, 0.3]), torch.full((3,), label)
     for metric in (auroc, average_precision, lambda s, y: tpr_at_fpr(s, y, 0.1), lambda s, y: balanced_accuracy(s, y, 0.15)):
         with pytest.warns(UserWarning, match=f"all 3 images are {'fake' if label else 'real'}"):
@@ -131,7 +131,7 @@ def test_fault_35_one_class_is_nan_and_said(label):
     assert float(accuracy(scores, labels, 0.15)) == pytest.approx(2 / 3 if label else 1 / 3)
 
 
-def test_fault_35_nan_scores_are_nan_and_counted():
+def test_row_35_nan_scores_are_nan_and_counted():
     scores, labels = torch.tensor([0.1, math.nan, 0.3, math.nan]), torch.tensor([0, 1, 1, 0])
     for metric in (auroc, average_precision, lambda s, y: tpr_at_fpr(s, y, 0.1), lambda s, y: accuracy(s, y, 0.15)):
         with pytest.warns(UserWarning, match="2 of 4 scores are NaN"):

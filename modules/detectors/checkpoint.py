@@ -1,0 +1,89 @@
+"""Reading and writing trained detectors: nothing in a file is run."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from modules.detectors.base import Detector
+from modules.errors import CheckpointError
+from modules.settings import from_settings
+
+# In a safetensors file: the description as JSON, and what of it is a tensor.
+METADATA, TENSORS = "undertow", "undertow."
+
+
+def load_detector(path: str) -> tuple[Detector, dict[str, Any]]:
+    """A detector from a checkpoint, ready to score, without its training configuration.
+
+    Args:
+        path: A checkpoint, read with `weights_only=True`, or a safetensors file of `save_weights`: no code in it is run.
+
+    Returns:
+        The detector in evaluation mode, and the checkpoint's `data` description (extractor, perturbation, families).
+
+    Raises:
+        CheckpointError: If there is no such file, or it is not a checkpoint of this project.
+    """
+    checkpoint = _read(path)
+    described = checkpoint.get("undertow") if isinstance(checkpoint, dict) else None
+    if not described:
+        msg = f"checkpoint {path!r} was not written by train.py: it does not say which detector it holds"
+        raise CheckpointError(msg)
+    try:
+        settings = described["detector"]
+        if "pretrained" in settings["init_args"]:
+            # The weights come from the checkpoint; there is no need to download those that training started from.
+            settings = {**settings, "init_args": {**settings["init_args"], "pretrained": False}}
+        detector: Detector = from_settings(settings, base=Detector)
+        detector.load_state_dict(checkpoint["state_dict"])
+        detector.on_load_checkpoint(checkpoint)
+        return detector.eval(), dict(described["data"] or {})
+    except Exception as error:  # building what a file names raises nearly every type there is
+        msg = f"checkpoint {path!r} does not fit this version of the code ({type(error).__name__}: {_first_line(error)})"
+        raise CheckpointError(msg) from error
+
+
+def save_weights(detector: Detector, data: dict[str, Any], path: Path) -> None:
+    """Write all that scoring needs as safetensors, a format that cannot hold code.
+
+    Args:
+        detector: With its threshold.
+        data: What `FeatureDataModule.describe` says.
+        path: The file.
+    """
+    tensors = {name: value.contiguous() for name, value in detector.state_dict().items()}
+    tensors |= {TENSORS + name: value.contiguous() for name, value in data.items() if isinstance(value, torch.Tensor)}
+    plain = {name: value for name, value in data.items() if not isinstance(value, torch.Tensor)}
+    described = {"detector": detector.settings(), "data": plain, "threshold": asdict(detector.threshold)}
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary, {METADATA: json.dumps(described)})
+    temporary.replace(path)
+
+
+def _read(path: str) -> Any:
+    try:
+        return _read_safetensors(path) if path.endswith(".safetensors") else torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        msg = f"checkpoint {path!r} cannot be opened ({error.strerror or error}); name a .ckpt file under runs/NAME/checkpoints"
+        raise CheckpointError(msg) from error
+    except Exception as error:  # unpickling any file raises nearly every type there is
+        msg = f"checkpoint {path!r} cannot be read safely ({_first_line(error)}); it may be damaged, or hold more than tensors"
+        raise CheckpointError(msg) from error
+
+
+def _read_safetensors(path: str) -> dict[str, Any]:
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+        described = json.loads((file.metadata() or {}).get(METADATA, "null"))
+    if described:
+        described["data"] |= {name.removeprefix(TENSORS): tensors.pop(name) for name in list(tensors) if name.startswith(TENSORS)}
+    return {"state_dict": tensors, "undertow": described}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

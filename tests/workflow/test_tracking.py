@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-
 import wandb
+
 from tests.workflow.wandb_runs import logged, server
 from workflow.tracking import SETTINGS, AppendingCSVLogger, TolerantWandbLogger, _end_service, code_version, unsynced, wandb_logger
 

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from filled import LEAF, fill, settings_of
+
+from tests.datamodules.filled import LEAF, fill, settings_of
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from filled import LEAF, fill, sample
 
 from datamodules.cache.__main__ import main
 from datamodules.errors import DataError
@@ -18,6 +17,7 @@ from datamodules.files import temporary_name
 from datamodules.records import Failure
 from datamodules.shards import ShardError, ShardReader, ShardWriter, index_path
 from datamodules.shards.lock import BusyError
+from tests.datamodules.filled import LEAF, fill, sample
 
 FORK = multiprocessing.get_context("fork")
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from filled import fill
 
 from datamodules.cache import FeatureCache, differences
 from datamodules.cache.__main__ import main
@@ -16,6 +15,7 @@ from datamodules.errors import DataError
 from datamodules.hashing import ContentHashes
 from datamodules.shards import ShardReader
 from modules.extractors import InversionExtractor
+from tests.datamodules.filled import fill
 
 
 def other_cache(tmp_path, steps: int, source: str = "photos", model: str = "hub/model", **options) -> FeatureCache:

@@ -1,13 +1,5 @@
 """One torch thread for the tests of this folder."""
 
-import pytest
-import torch
+from tests.threads import one_thread
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Many small calls: threads that wait for each other would take most of the time on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+__all__ = ["one_thread"]

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from rows import some_rows, usual_table
 
 import evaluation
 from evaluation.figures import BINS, ON_DARK, bin_edges, histogram_figure, roc_figure, save_figures, svg
 from evaluation.predictions import make_table
 from evaluation.statistics import against_reals
+from tests.evaluation.rows import some_rows, usual_table
 
 HOSTILE = "<script>alert(1)</script> $\\frac{1}$ \n ä 漢"
 

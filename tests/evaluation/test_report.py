@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from rows import THRESHOLD, some_rows, usual_table
 
 from evaluation.predictions import make_table, read_predictions
 from evaluation.report import write_report
@@ -17,6 +16,7 @@ from evaluation.results import write_results
 from evaluation.statistics import metrics_document
 from evaluation.verdict import concerns, findings, percent
 from modules.metrics.functional import Threshold
+from tests.evaluation.rows import THRESHOLD, some_rows, usual_table
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
 

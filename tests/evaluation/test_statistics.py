@@ -7,12 +7,12 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from rows import THRESHOLD, some_rows, usual_table
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
 from evaluation.predictions import make_table
 from evaluation.statistics import against_reals, bootstrap_interval, measure, metrics_document
 from modules.metrics.functional import Threshold, auroc
+from tests.evaluation.rows import THRESHOLD, some_rows, usual_table
 
 NUMBERS = ("auroc", "average_precision", "accuracy", "balanced_accuracy", "tpr_at_threshold", "fpr_at_threshold")
 

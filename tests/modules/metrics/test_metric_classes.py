@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
-import two_ranks
 from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, roc_auc_score
 
 from modules.metrics import functional
 from modules.metrics.ranking import AUROC, Accuracy, AveragePrecision, BalancedAccuracy, TPRAtFPR, ranking_metrics
+from tests.modules.metrics import two_ranks
 
 NAMES = {"auroc", "average_precision", "tpr_at_fpr_0.1", "tpr_at_fpr_0.05", "tpr_at_fpr_0.01", "tpr_at_fpr_0.001"}
 

@@ -23,10 +23,8 @@ from datamodules.perturbations import perturbation as find_perturbation
 from datamodules.records import REAL, Record
 from datamodules.sources.base import MEMO
 from modules.detectors.base import Detector
-from modules.detectors.checkpoint import load_detector
+from modules.detectors.checkpoint import build_extractor, load_detector
 from modules.errors import CheckpointError
-from modules.extractors.base import Extractor
-from modules.settings import from_settings
 
 log = logging.getLogger(__name__)
 
@@ -98,14 +96,14 @@ class Scorer:
         workers: int | None = None,
         reencodings: int = 0,
     ) -> None:
-        if "extractor" not in described:
-            msg = "the checkpoint does not say which extractor its features came from; only those that train.py wrote can be used"
-            raise CheckpointError(msg)
         self.detector = detector
         self.described = described
-        self.extractor: Extractor = from_settings(described["extractor"], base=Extractor)
+        self.extractor = build_extractor(described)
         self.perturbation: str = described["perturbation"]
-        find_perturbation(self.perturbation)
+        try:
+            find_perturbation(self.perturbation)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
         if reencodings and self.perturbation != "none":
             msg = f"--reencodings needs a detector of images as they are; this one's images go through {self.perturbation} first"
             raise DataError(msg)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from cli import RunError, find_run, hold
 
@@ -31,7 +32,7 @@ def test_row_30_resume_last_needs_a_checkpoint(tmp_path):
     assert find_run(tmp_path, "a", "auto").checkpoint is None
     checkpoint = tmp_path / "a" / "checkpoints" / "last.ckpt"
     checkpoint.parent.mkdir(parents=True)
-    checkpoint.touch()
+    torch.save({}, checkpoint)
     assert find_run(tmp_path, "a", "last").checkpoint == find_run(tmp_path, "a", "auto").checkpoint == checkpoint
     assert find_run(tmp_path, "b", str(checkpoint)).checkpoint == checkpoint
     with pytest.raises(RunError, match="there is no such checkpoint"):
@@ -69,7 +70,7 @@ def test_a_run_directory_has_one_writer(tmp_path):
 def test_resuming_from_a_path_does_not_write_into_another_run(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name / "checkpoints").mkdir(parents=True)
-        (tmp_path / name / "checkpoints" / "best.ckpt").touch()
+        torch.save({}, tmp_path / name / "checkpoints" / "best.ckpt")
     with pytest.raises(RunError, match="holds another run"):
         find_run(tmp_path, "b", str(tmp_path / "a/checkpoints/best.ckpt"))
     assert find_run(tmp_path, "a", str(tmp_path / "a/checkpoints/best.ckpt")).folder == tmp_path / "a"

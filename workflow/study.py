@@ -18,9 +18,8 @@ from datamodules.datamodule import FeatureDataModule
 from datamodules.files import write_atomically
 from datamodules.sources.base import Source
 from modules.detectors.base import Detector
-from modules.detectors.checkpoint import load_detector
-from modules.extractors.base import Extractor
-from modules.settings import fingerprint, from_settings, settings_of
+from modules.detectors.checkpoint import build_extractor, load_detector
+from modules.settings import fingerprint, settings_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,7 +156,7 @@ def _open(
     """The data module of an extractor, source and perturbation; one for all detectors."""
     what = fingerprint({"extractor": described["extractor"], "source": settings_of(source), "perturbation": perturbation})
     if what not in opened:
-        extractor = from_settings(described["extractor"], base=Extractor)
+        extractor = build_extractor(described)
         opened[what] = FeatureDataModule(
             source=copy.deepcopy(source), extractor=extractor, perturbation=perturbation, evaluate_only=study.split, **study.data
         )

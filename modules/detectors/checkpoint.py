@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from modules.detectors.base import Detector
 from modules.errors import CheckpointError
+from modules.extractors.base import Extractor
 from modules.settings import from_settings
 
 # In a safetensors file: the description as JSON, and what of it is a tensor.
@@ -46,6 +47,20 @@ def load_detector(path: str) -> tuple[Detector, dict[str, Any]]:
     except Exception as error:  # building what a file names raises nearly every type there is
         msg = f"checkpoint {path!r} does not fit this version of the code ({type(error).__name__}: {_first_line(error)})"
         raise CheckpointError(msg) from error
+
+
+def build_extractor(described: dict[str, Any]) -> Extractor:
+    """The extractor that a checkpoint's `data` description names, without its weights yet.
+
+    Raises:
+        CheckpointError: If it names none, or one that this version does not have.
+    """
+    try:
+        extractor: Extractor = from_settings(described["extractor"], base=Extractor)
+    except Exception as error:  # as above
+        msg = f"the checkpoint's extractor does not fit this version of the code ({type(error).__name__}: {_first_line(error)})"
+        raise CheckpointError(msg) from error
+    return extractor
 
 
 def save_weights(detector: Detector, data: dict[str, Any], path: Path) -> None:

@@ -142,10 +142,10 @@ def test_row_13_the_killed_command_loses_and_doubles_nothing(place, first):
         time.sleep(rng.uniform(0, 0.2))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        [partial] = cache.glob("inversion-*/builtin-*")
-        assert 0 < len(ShardReader(partial)) < len(ShardReader(next(place.glob("cache/inversion-*/builtin-*"))))
+        [partial] = cache.glob("inversion-*/builtin-none-*")
+        assert 0 < len(ShardReader(partial)) < len(ShardReader(next(place.glob("cache/inversion-*/builtin-none-*"))))
     train.main(command)
-    [disturbed], [whole] = (list(root.glob("inversion-*/builtin-*")) for root in (cache, place / "cache"))
+    [disturbed], [whole] = (list(root.glob("inversion-*/builtin-none-*")) for root in (cache, place / "cache"))
     rows = [key for path in disturbed.glob("*.index.json") for key in json.loads(path.read_text())["rows"]["key"]]
     assert len(rows) == len(set(rows))
     ours, theirs = ShardReader(disturbed), ShardReader(whole)
@@ -166,7 +166,7 @@ def test_two_processes_extract_and_train_as_one(place, first):
     command = [*options(place, "two", *more), f"--data.cache_dir={cache}"]
     done = subprocess.run([sys.executable, "train.py", *command], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
-    [parallel], [alone] = (list(root.glob("inversion-*/builtin-*")) for root in (cache, place / "cache"))
+    [parallel], [alone] = (list(root.glob("inversion-*/builtin-none-*")) for root in (cache, place / "cache"))
     assert {path.name[:10] for path in parallel.glob("shard-*.tar")} == {"shard-0000", "shard-0001"}
     rows = [key for path in parallel.glob("*.index.json") for key in json.loads(path.read_text())["rows"]["key"]]
     assert len(rows) == len(set(rows)) == len(ShardReader(alone))

@@ -9,7 +9,6 @@ of brightness or 2% cropped all round; a crop from one corner moves the picture,
 import logging
 import os
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from datamodules.errors import DataError
-from datamodules.files import lock
+from datamodules.files import append_lines, lock, payload_of
 from datamodules.hashing import open_regular
 from datamodules.reader import ImageError, read_image
 from datamodules.records import SPLITS, Record
@@ -83,17 +82,8 @@ class PerceptualHashes:
         """Append the hashes of images, by content hash; a memo that cannot be written costs time later, and is no error."""
         if not hashes:
             return
-        lines = [b""]  # a line break first: what another process left unfinished then damages no line of ours
-        for content, found in hashes.items():
-            payload = f"{content} {found or '-'}".encode()
-            lines.append(b"%08x %s" % (zlib.crc32(payload), payload))
         try:
-            self.memo.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.memo, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(descriptor, b"\n".join(lines) + b"\n")  # one call: appends of several processes stay whole
-            finally:
-                os.close(descriptor)
+            append_lines(self.memo, [f"{content} {found or '-'}".encode() for content, found in hashes.items()])
         except OSError as error:
             logger.warning("Perceptual hashes cannot be remembered in %s (%s): they are computed again.", self.memo, error)
 
@@ -119,10 +109,7 @@ class PerceptualHashes:
 
 def _parse(line: bytes) -> tuple[str, str] | None:
     try:
-        checksum, payload = line.rstrip(b"\n").split(b" ", 1)
-        if int(checksum, 16) != zlib.crc32(payload):
-            return None
-        content, found = payload.decode().split(" ")
+        content, found = (payload_of(line) or b"").decode().split(" ")
     except ValueError:  # cut or damaged
         return None
     found = found.replace("-", "")

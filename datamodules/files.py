@@ -4,7 +4,8 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -70,3 +71,29 @@ def lock(path: Path) -> Iterator[None]:
             yield
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def append_lines(path: Path, payloads: Iterable[bytes]) -> None:
+    """Append lines that carry a checksum to a file that several processes append to.
+
+    Args:
+        path: The file; made where it is missing.
+        payloads: What the lines hold, without line breaks.
+    """
+    # A line break first: what another process left unfinished then damages no line of ours.
+    lines = [b"", *(b"%08x %s" % (zlib.crc32(payload), payload) for payload in payloads)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, b"\n".join(lines) + b"\n")  # one call: appends of several processes stay whole
+    finally:
+        os.close(descriptor)
+
+
+def payload_of(line: bytes) -> bytes | None:
+    """What a line of `append_lines` holds; None of one that is cut or damaged."""
+    checksum, _, payload = line.rstrip(b"\n").partition(b" ")
+    try:
+        return payload if int(checksum, 16) == zlib.crc32(payload) else None
+    except ValueError:
+        return None

@@ -9,7 +9,6 @@ import os
 import re
 import stat
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BufferedReader
@@ -19,6 +18,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from datamodules.errors import DataError
+from datamodules.files import append_lines, payload_of
 
 logger = logging.getLogger(__name__)
 
@@ -196,29 +196,18 @@ class ContentHashes:
 
     def _load_line(self, line: bytes) -> None:
         try:
-            checksum, payload = line.rstrip(b"\n").split(b" ", 1)
-            if int(checksum, 16) == zlib.crc32(payload):
-                name, size, mtime_ns, digest = json.loads(payload)
-                if _DIGEST.fullmatch(digest):
-                    self._known[name] = (_Stamp(size, mtime_ns), digest)
+            name, size, mtime_ns, digest = json.loads(payload_of(line) or b"")
+            if _DIGEST.fullmatch(digest):
+                self._known[name] = (_Stamp(size, mtime_ns), digest)
         except (ValueError, TypeError, RecursionError):
             return  # cut or damaged: its file is hashed again
 
     def _remember(self, hashed: list[tuple[str, _Stamp, str]]) -> None:
         if self.memo is None or not hashed:
             return
-        lines = [b""]  # a line break first: what another process left unfinished then damages no line of ours
-        for name, stamp, digest in hashed:
-            self._known[name] = (stamp, digest)
-            payload = json.dumps([name, *stamp, digest]).encode()
-            lines.append(b"%08x %s" % (zlib.crc32(payload), payload))
+        self._known |= {name: (stamp, digest) for name, stamp, digest in hashed}
         try:
-            self.memo.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.memo, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(descriptor, b"\n".join(lines) + b"\n")  # one call: appends of several processes stay whole
-            finally:
-                os.close(descriptor)
+            append_lines(self.memo, [json.dumps([name, *stamp, digest]).encode() for name, stamp, digest in hashed])
         except OSError as error:
             logger.warning("Hashes cannot be remembered in %s (%s): the next run computes them again.", self.memo, describe_os_error(error))
             self.memo = None

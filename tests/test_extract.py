@@ -154,26 +154,6 @@ def test_a_user_s_error_is_one_sentence(folder, monkeypatch):
         extract.main([*options(folder), "--data.source.path=nowhere.csv"])
 
 
-def test_help_is_quick():
-    """As train.py's: what is used later is imported later."""
-    code = """
-import runpy, sys
-from lightning.pytorch.cli import LightningCLI
-baseline = set(sys.modules)  # torchmetrics brings some of these along
-sys.argv = ["extract.py", "--help"]
-try:
-    runpy.run_path("extract.py", run_name="__main__")
-except SystemExit as stop:
-    assert stop.code == 0
-heavy = {"diffusers", "transformers", "open_clip", "timm", "matplotlib", "wandb", "webdataset", "skimage", "sklearn", "pandas", "pyarrow"}
-print("imported:", sorted(heavy & sys.modules.keys() - baseline))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip().splitlines()[-1] == "imported: []"
-    assert "Fill the feature cache" in done.stdout
-    assert "--data.source" in done.stdout
-
-
 def test_ctrl_c_keeps_what_is_complete(folder, monkeypatch, capsys):
     """With a loader's worker, which gets Ctrl-C too."""
     process = start(folder, "--data.extract_workers=1", seconds=0.3)

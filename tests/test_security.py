@@ -22,18 +22,9 @@ from modules.detectors.checkpoint import load_detector
 from modules.diffusion.latent_diffusion import LatentDiffusion
 from modules.errors import CheckpointError
 from modules.extractors import InversionExtractor
+from tests.evil import Evil
 
 MODEL = Path(__file__).parents[1] / "assets" / "tiny-diffusion"
-
-
-class Evil:
-    """Leaves a mark on disk when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.mark),))
 
 
 @pytest.fixture

@@ -90,6 +90,8 @@ class StopOnSignal(Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Stop where any rank was told to. The last batch's epoch is brought to its end, validation included."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # gradients that are not used yet are in no checkpoint
         self._agreed = trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
         if self._agreed and not trainer.is_last_batch:
             if trainer.global_step % _log_every(trainer) == 0:  # Lightning logs a step after this hook

@@ -16,19 +16,10 @@ from safetensors.numpy import save
 from datamodules.cache.health import repair, verify
 from datamodules.shards import ShardError, ShardReader, ShardWriter, index_path
 from datamodules.shards.index import MAX_DIAGNOSTICS, MAX_FEATURE_BYTES, MAX_INDEX_BYTES, MAX_ROWS
+from tests.evil import Evil
 
 KEY = "0" * 32
 GOOD = save({"x": np.arange(12, dtype=np.uint8)})
-
-
-class Evil:
-    """Leaves a mark on disk when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.mark),))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from datamodules.datamodule import FeatureDataModule
 from datamodules.errors import DataError
 from datamodules.files import write_atomically
 from modules.detectors.base import Detector
-from workflow.callbacks import BEST, LAST, PREVIOUS, LastCheckpoint, StopOnNonFiniteLoss, StopOnSignal, is_complete
+from workflow.callbacks import BEST, LAST, PREVIOUS, LastCheckpoint, StopOnNonFiniteLoss, StopOnSignal, StopPrediction, is_complete
 
 log = logging.getLogger("undertow")
 
@@ -231,12 +231,12 @@ class UndertowCLI(LightningCLI):
         configured = configured if isinstance(configured, list) else [configured]
         folder = self.run.folder / "checkpoints"
         last = LastCheckpoint(folder)
-        added: list[Callback] = [LearningRateMonitor("epoch"), StopOnNonFiniteLoss(), StopOnSignal(last), last]
+        added: list[Callback] = [LearningRateMonitor("epoch"), StopOnNonFiniteLoss(), StopOnSignal(last), StopPrediction()]
         if not any(isinstance(callback, ModelCheckpoint) for callback in configured):
             monitor = self.config.monitor
             mode = "min" if monitor.endswith("loss") else "max"
             added.append(ModelCheckpoint(folder, filename=Path(BEST).stem, monitor=monitor, mode=mode, enable_version_counter=False))
-        return added
+        return [*added, last]  # after the one that keeps the best: what that knows of this epoch is in the last one
 
     def _default_name(self) -> str:
         several = [int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "SLURM_NTASKS")]
@@ -298,10 +298,15 @@ def best_checkpoint(trainer: Trainer) -> Path:
     Raises:
         RunError: If training wrote none.
     """
+    folder = Path(trainer.default_root_dir) / "checkpoints"
     chosen = [Path(callback.best_model_path) for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    last = [callback.path for callback in trainer.checkpoint_callbacks if isinstance(callback, LastCheckpoint)]
-    for path in [*chosen, *last]:
+    # The path is that of the run which wrote it; the directory may have been renamed since.
+    candidates = [path for named in chosen if named.name for path in (folder / named.name, named)]
+    for path in candidates:
         if path.is_file():
             return path
+    if (last := last_checkpoint(folder)) is not None:
+        log.warning("there is no best checkpoint: scoring with %s", last)
+        return last
     msg = f"training wrote no checkpoint under {trainer.default_root_dir}"
     raise RunError(msg)

@@ -115,7 +115,9 @@ def main(args: Sequence[str] | None = None) -> Path:
     from workflow.study import Study, fit, score_all, write_study
 
     name = run_name(options)
-    folder = find_run(Path(options.runs_dir), name, "never").folder if options.resume == "never" else Path(options.runs_dir) / name
+    folder = Path(options.runs_dir) / name
+    if options.resume == "never" or (folder / "log.csv").exists():  # a training run is never written over
+        find_run(Path(options.runs_dir), name, "never")
     if is_main_process():
         hold(folder)
         write_atomically(folder / "config.yaml", built.dump(parsed, skip_validation=True).encode())
@@ -130,7 +132,7 @@ def main(args: Sequence[str] | None = None) -> Path:
         split=options.split,
         hardware={key: options.trainer[key] for key in HARDWARE},
     )
-    results = score_all(study, folder / "cells")
+    results = score_all(study, folder / "cells", options.reals_from)
     if is_main_process():
         print(write_study(study, results, folder, options.reals_from))
     return folder

@@ -324,7 +324,8 @@ class FeatureDataModule(pl.LightningDataModule):
             "pin_memory": torch.cuda.is_available(),
             "persistent_workers": self.num_workers > 0,
         }
-        if split != "train":
+        overfits = getattr(self.trainer, "overfit_batches", 0)  # Lightning makes such a loader anew, in order
+        if split != "train" or overfits:
             return DataLoader(dataset, **options)
         sampler = ResumableSampler(dataset, ranks, self.trainer.global_rank if self.trainer else 0, run_seed())
         return TrainingLoader(dataset, sampler, **options)

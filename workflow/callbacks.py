@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from datamodules.processes import remember_children, stop_observing
+from datamodules.processes import GracefulStop, remember_children, stop_observing
 from modules.errors import UserError
 
 log = logging.getLogger("undertow")
@@ -82,6 +82,8 @@ class StopOnSignal(Callback):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._receive)
             signal.signal(signal.SIGINT, self._receive)
+        if trainer.received_sigterm:  # a moment ago, when Lightning's own handler took it
+            self._receive(signal.SIGTERM, None)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A signal during the last epoch: what was trained is saved, what comes after training is not begun."""
@@ -120,6 +122,16 @@ class StopOnSignal(Callback):
         log.info("stopped at step %d; saved %s. Go on with: --name %s --resume auto", trainer.global_step, self.last.path, folder.name)
         # Lightning runs the loggers' and callbacks' last words, and passes it on; the exit status is a shell's for that signal.
         raise SIGTERMException(128 + (self.received or signal.SIGTERM))
+
+
+class StopPrediction(Callback):
+    """Ends scoring at once on SIGTERM or Ctrl-C, which Lightning's predict loop takes no notice of; there is nothing to save."""
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over both signals; Lightning gives them back when it ends."""
+        GracefulStop().install(getattr(trainer.strategy.launcher, "procs", []))
+        if trainer.received_sigterm:
+            signal.raise_signal(signal.SIGTERM)
 
 
 class StopOnNonFiniteLoss(Callback):

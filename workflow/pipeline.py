@@ -1,8 +1,11 @@
 """The steps that the root scripts share: extract what is missing, score, write the results."""
 
+import contextlib
+import json
 import logging
+import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,18 @@ from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from cli import is_main_process
 from datamodules.datamodule import FeatureDataModule
+from datamodules.files import temporary_name, write_atomically
 from datamodules.records import Record
 from modules.detectors.base import Detector
 from modules.metrics.functional import Threshold
 from modules.settings import settings_of
 
 log = logging.getLogger("undertow")
+
+# What rank 0 wants extracted, for the processes that Lightning starts: the cache directory and a file of keys; empty for nothing.
+MISSING_VARIABLE = "UNDERTOW_MISSING"
 
 
 def extract_missing(data: FeatureDataModule, hardware: dict[str, Any]) -> int:
@@ -34,8 +42,10 @@ def extract_missing(data: FeatureDataModule, hardware: dict[str, Any]) -> int:
     """
     from datamodules.extraction import ExtractionModule
 
-    missing = data.missing()
+    missing = _agreed_missing(data)
     if not missing:
+        if is_main_process():
+            os.environ[MISSING_VARIABLE] = ""
         log.info("All features are in %s: nothing to extract.", data.cache.folder)
         return 0
     log.info("Extracting features of %d images to %s", len(missing), data.cache.folder)
@@ -47,8 +57,49 @@ def extract_missing(data: FeatureDataModule, hardware: dict[str, Any]) -> int:
     callbacks: list[Any] = [data.shard_writing()]
     trainer = Trainer(**hardware, logger=False, enable_checkpointing=False, enable_model_summary=False, callbacks=callbacks)
     loader = data.extraction_loader(missing, trainer.world_size)
-    trainer.predict(ExtractionModule(data.extractor), dataloaders=loader, return_predictions=False)
+    with _told_to_ranks(data, missing):
+        trainer.predict(ExtractionModule(data.extractor), dataloaders=loader, return_predictions=False)
     return len(missing)
+
+
+def agreed(value: Any) -> Any:
+    """What rank 0 holds, on every rank; what is read from a disk may differ between ranks, and they must not go separate ways."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    held = [value]
+    torch.distributed.broadcast_object_list(held, src=0)
+    return held[0]
+
+
+def _agreed_missing(data: FeatureDataModule) -> list[Record]:
+    """The images without features as rank 0 sees them: another job may be filling the same cache."""
+    told = os.environ.get(MISSING_VARIABLE)
+    if told is not None and not is_main_process() and not torch.distributed.is_initialized():
+        # A process that Lightning started for rank 0's first Trainer with several ranks: that of this extraction, or a later one.
+        folder, _, keys = told.partition("\n")
+        chosen = set(json.loads(Path(keys).read_text())) if folder == str(data.cache.folder) else set()
+    else:
+        missing = data.missing()
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return missing
+        chosen = set(agreed([record.key for record in missing]))
+    return [record for record in data.records() if record.key in chosen]
+
+
+@contextlib.contextmanager
+def _told_to_ranks(data: FeatureDataModule, missing: list[Record]) -> Iterator[None]:
+    """Within it the processes that Lightning starts find out what is to be extracted; those that it starts later, that nothing is."""
+    if not is_main_process():
+        yield
+        return
+    path = data.cache.folder / temporary_name("missing.json")
+    write_atomically(path, json.dumps([record.key for record in missing]).encode())
+    os.environ[MISSING_VARIABLE] = f"{data.cache.folder}\n{path}"
+    try:
+        yield
+    finally:
+        os.environ[MISSING_VARIABLE] = ""
+        path.unlink(missing_ok=True)
 
 
 def score(trainer: Trainer, detector: Detector, loaders: list[DataLoader[Any]], checkpoint: Path | None = None) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 import logging
 import os
 import subprocess
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from lightning.pytorch import Trainer
 
 from cli import RunError, is_main_process
+from datamodules.cache import caption_hash
 from datamodules.datamodule import FeatureDataModule
 from datamodules.files import write_atomically
 from datamodules.sources.base import Source
 from modules.detectors.base import Detector
 from modules.detectors.checkpoint import build_extractor, load_detector
 from modules.settings import fingerprint, settings_of
+from workflow.callbacks import StopPrediction
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,37 +107,67 @@ def fit(name: str, detector: FittedDetector, folder: Path, options: Sequence[str
     if Path(name).name != name or name.startswith("."):
         msg = f"detectors.{name}: this name cannot be that of a folder"
         raise RunError(msg)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or "SLURM_NTASKS" in os.environ:
-        msg = f"detectors.{name} has no checkpoint: under torchrun or SLURM, fit it first by train.py, and name its checkpoint"
-        raise RunError(msg)
     configs = [detector.config] if isinstance(detector.config, str) else detector.config or []
-    arguments = [*(f"--config={path}" for path in configs), *options, *(f"--{key}={value}" for key, value in detector.overrides.items())]
+    arguments = [
+        *(f"--config={path}" for path in configs),
+        *options,
+        *(f"--{key}={_written(value)}" for key, value in detector.overrides.items()),
+    ]
     arguments += [f"--name={name}", f"--runs_dir={folder}", f"--group={folder.parent.name}"]
     identity = fingerprint({"arguments": arguments, "configs": [Path(path).read_text() for path in configs]})
     done, checkpoint = folder / name / "fitted.txt", folder / name / "checkpoints" / "best.ckpt"
     if checkpoint.exists() and done.exists() and done.read_text() == identity:
         return checkpoint
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or "SLURM_NTASKS" in os.environ:
+        msg = f"detectors.{name} has no checkpoint: under torchrun or SLURM, fit it first by train.py, and name its checkpoint"
+        raise RunError(msg)
     log.info("fitting %s", name)
     command = [sys.executable, str(TRAIN), *arguments, "--resume=auto"]
     if status := subprocess.run(command, check=False).returncode:
-        msg = f"detectors.{name}: train.py ended with status {status}; what it said is above. The same command goes on from there"
-        raise RunError(msg)
+        changed = done.exists() or (folder / name / "log.csv").exists()
+        msg = (
+            f"detectors.{name}: train.py ended with status {status}; what it said is above. The same command with --resume auto goes on; "
+            + (
+                f"where the detector's configuration has changed, delete {folder / name} or give the detector another name"
+                if changed
+                else ""
+            )
+        )
+        raise RunError(msg.removesuffix("; "))
     write_atomically(done, identity.encode())
     return checkpoint
 
 
-def score_all(study: Study, cells: Path) -> Results:
+def _written(value: Any) -> str:
+    """A value as an option of the command line."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def score_all(study: Study, cells: Path, reals_from: Mapping[str, str] | None = None) -> Results:
     """Score every detector on every data set under every perturbation.
 
-    A cell's rows are kept in `cells` under a name that covers what they depend on: the checkpoint's content, source, perturbation and data
-    options. So a study goes on where it was stopped, and does again only what has changed. Images are scanned once for each extractor,
-    data set and perturbation, and features are shared by all detectors that read them.
+    A cell's rows are kept in `cells` under a name that covers what they depend on: the checkpoint's content, the images and what is known
+    of them, the perturbation and data options. So a study goes on where it was stopped, and does again only what has changed. Images are
+    scanned once for each extractor, data set and perturbation, and features are shared by all detectors that read them.
+
+    Args:
+        study: What is evaluated on what.
+        cells: Where the rows of cells are kept.
+        reals_from: As in `write_study`; checked here, before anything is extracted.
+
+    Raises:
+        RunError: Two sources hold the same data set, or `reals_from` names one that is not there.
     """
     results = Results()
     opened: dict[str, FeatureDataModule] = {}
     for given, checkpoint in study.detectors.items():
         detector, described = load_detector(str(checkpoint))
         name = given or detector.name
+        if not results.detectors:
+            _check_names(
+                {key: _open(opened, study, source, described, _first(study, described)) for key, source in study.sources.items()},
+                reals_from,
+            )
         results.detectors[name] = detector
         content = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
         for where, source in study.sources.items():
@@ -143,11 +176,42 @@ def score_all(study: Study, cells: Path) -> Results:
                 label = name if len(study.detectors) > 1 else ""
                 results.warnings += [sentence for sentence in _concerns(data, described, label) if sentence not in results.warnings]
                 results.modules.append(data)
-                what = {"checkpoint": content, "source": settings_of(source), "perturbation": data.perturbation, "split": study.split}
-                what |= {"data": dict(study.data), "name": name, "features": data.cache.extractor_fingerprint}
+                what: dict[str, Any] = {"checkpoint": content, "images": _identity(data), "perturbation": data.perturbation, "name": name}
+                what |= {"data": dict(study.data), "features": data.cache.extractor_fingerprint}
                 log.info("%s on %s, perturbation %s", name, where, data.perturbation)
                 results.tables.append(_cell(study, data, detector, name, cells / f"{fingerprint(what)}.parquet"))
     return results
+
+
+def _first(study: Study, described: dict[str, Any]) -> str:
+    return str(study.perturbations[0] or described["perturbation"])
+
+
+def _check_names(opened: Mapping[str, FeatureDataModule], reals_from: Mapping[str, str] | None) -> None:
+    """Rows tell data sets apart by the records' own names, so each must come from one source."""
+    owners: dict[str, str] = {}
+    for key, data in opened.items():
+        for dataset in sorted({record.dataset for record in data.records()}):
+            if dataset in owners:
+                msg = (
+                    f"datasets.{owners[dataset]} and datasets.{key} both hold images of a data set named {dataset!r}: give one of them "
+                    "another name (the manifest's column dataset, or the source's option of that name)"
+                )
+                raise RunError(msg)
+            owners[dataset] = key
+    for name in [name for pair in (reals_from or {}).items() for name in pair]:
+        if name not in owners:
+            msg = f"reals_from names the data set {name!r}; there are {', '.join(sorted(owners))}"
+            raise RunError(msg)
+
+
+def _identity(data: FeatureDataModule) -> str:
+    """Of the images, and of all that is known of them and stands in the table."""
+    told = [
+        (r.key, r.path, r.label, r.dataset, r.generator, r.family, r.split, r.group, caption_hash(r, data.extractor))
+        for r in data.records()
+    ]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def _open(
@@ -178,11 +242,18 @@ def _cell(study: Study, data: FeatureDataModule, detector: Detector, name: str, 
     from evaluation.predictions import read_predictions, write_predictions
     from workflow import pipeline
 
-    if path.exists():
+    if pipeline.agreed(path.exists()):
         return read_predictions(path)
     data.features = detector.features
     pipeline.extract_missing(data, copy.deepcopy(dict(study.hardware)))
-    trainer = Trainer(**copy.deepcopy(dict(study.hardware)), logger=False, enable_checkpointing=False, enable_model_summary=False)
+    trainer = Trainer(
+        **copy.deepcopy(dict(study.hardware)),
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        callbacks=[StopPrediction()],
+    )
+    data.trainer = trainer  # the loader fills up to its number of ranks
     scores = pipeline.score(trainer, detector, [data.test_dataloader()])
     table = pipeline.predictions_table(data.records(), scores, name, data.perturbation)
     if is_main_process():

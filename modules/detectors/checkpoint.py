@@ -75,6 +75,7 @@ def save_weights(detector: Detector, data: dict[str, Any], path: Path) -> None:
     tensors |= {TENSORS + name: value.contiguous() for name, value in data.items() if isinstance(value, torch.Tensor)}
     plain = {name: value for name, value in data.items() if not isinstance(value, torch.Tensor)}
     described = {"detector": detector.settings(), "data": plain, "threshold": asdict(detector.threshold)}
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     save_file(tensors, temporary, {METADATA: json.dumps(described)})
     temporary.replace(path)

@@ -162,3 +162,73 @@ def test_logging_of_the_stop_names_the_command(place, undisturbed, monkeypatch, 
     with pytest.raises(SystemExit):
         train.main(options(place, "told", *MORE))
     assert "Go on with: --name told --resume auto" in caplog.text
+
+
+class LossOf:
+    """Makes the validation loss of each epoch what the test wants."""
+
+    def __init__(self, monkeypatch, losses):
+        log = FakeInversion.log
+
+        def told(detector, name, value, *args, **kwargs):
+            return log(detector, name, torch.tensor(losses[detector.current_epoch]) if name == "val/loss" else value, *args, **kwargs)
+
+        monkeypatch.setattr(FakeInversion, "log", told)
+
+
+def test_the_best_checkpoint_stays_the_best_after_resuming(place, undisturbed, monkeypatch):
+    """The last checkpoint knows of the best one of its own epoch."""
+    epoch = steps_of(undisturbed[1])
+    arguments = options(place, "best", *MORE, "--monitor=val/loss")
+    LossOf(monkeypatch, [0.9, 0.5, 0.7])
+    Watch(monkeypatch, stop_at=2 * epoch)
+    with pytest.raises(SystemExit):
+        train.main(arguments)
+    monkeypatch.undo()
+    LossOf(monkeypatch, [0.9, 0.5, 0.7])
+    folder = train.main([*arguments, "--resume=auto"])
+    assert torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == 1
+
+
+def test_a_signal_while_scoring_ends_the_run(place, undisturbed, monkeypatch):
+    """Lightning's predict loop would go on to its end, and the report be written."""
+
+    def stopped(detector, batch, *rest):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"key": batch["key"], "score": torch.zeros(len(batch["key"]))}
+
+    monkeypatch.setattr(FakeInversion, "predict_step", stopped)
+    with pytest.raises(SystemExit) as stop:
+        train.main(options(place, "scoring", *MORE, "--trainer.max_epochs=1"))
+    assert stop.value.code == 143
+    folder = place / "runs" / "scoring"
+    assert not (folder / "metrics.json").exists()
+    monkeypatch.undo()
+    train.main(options(place, "scoring", *MORE, "--trainer.max_epochs=1", "--resume=auto"))
+    assert (folder / "metrics.json").exists()
+
+
+def test_overfitting_one_batch_on_purpose(place, undisturbed):
+    folder = train.main(options(place, "overfit", *MORE, "--trainer.max_epochs=2", "--trainer.overfit_batches=1"))
+    assert state(folder)["global_step"] == 2
+
+
+@pytest.mark.parametrize("at", [3, 4])
+def test_gradients_that_are_accumulated_are_not_lost(place, undisturbed, monkeypatch, at):
+    accumulate = [*MORE, "--trainer.accumulate_grad_batches=2", "--trainer.max_epochs=1"]
+    whole = train.main(options(place, f"sums-{at}", *accumulate))
+    step, calls = FakeInversion.training_step, []
+
+    def watched(detector, batch, batch_idx):
+        calls.append(batch_idx)
+        if len(calls) == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(detector, batch, batch_idx)
+
+    monkeypatch.setattr(FakeInversion, "training_step", watched)
+    with pytest.raises(SystemExit):
+        train.main(options(place, f"cut-{at}", *accumulate))
+    assert len(calls) == 4
+    folder = train.main(options(place, f"cut-{at}", *accumulate, "--resume=auto"))
+    for weights, expected in zip(state(folder)["state_dict"].values(), state(whole)["state_dict"].values(), strict=True):
+        torch.testing.assert_close(weights, expected, rtol=0, atol=0)

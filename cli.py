@@ -26,7 +26,7 @@ log = logging.getLogger("undertow")
 
 RESUME_MODES = ("never", "auto", "last")
 # What a run directory must not hold for a new run: one that failed before it trained leaves only its configuration.
-RESULTS = ("log.csv", "checkpoints", "predictions.parquet", "metrics.json", "report.html")
+RESULTS = ("log.csv", "checkpoints", "cells", "detectors", "predictions.parquet", "metrics.json", "report.html")
 # The run directory and the checkpoint that rank 0 chose, for the processes that it starts.
 RUN_VARIABLE, CHECKPOINT_VARIABLE = "UNDERTOW_RUN_DIRECTORY", "UNDERTOW_RESUME_FROM"
 # The Trainer's settings that say where things run; extraction has a Trainer of its own on the same hardware.
@@ -86,7 +86,7 @@ def find_run(runs: Path, name: str, resume: str) -> Run:
     if resume not in RESUME_MODES:
         return Run(folder, _named_checkpoint(folder, resume))
     if resume == "never":
-        if _has_results(folder):
+        if has_results(folder):
             msg = f"{folder} holds a run already; choose another --name (train.py can go on with it by --resume auto)"
             raise RunError(msg)
         return Run(folder, None)
@@ -107,7 +107,7 @@ def _named_checkpoint(folder: Path, path: str) -> Path:
     if not is_complete(Path(path)):
         msg = f"--resume {path}: the file is damaged or cut short; give another one of {Path(path).parent}"
         raise RunError(msg)
-    if _has_results(folder) and Path(path).resolve().parent != (folder / "checkpoints").resolve():
+    if has_results(folder) and Path(path).resolve().parent != (folder / "checkpoints").resolve():
         msg = f"{folder} holds another run than --resume {path}; choose another --name"
         raise RunError(msg)
     return Path(path)
@@ -132,7 +132,8 @@ def last_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def _has_results(folder: Path) -> bool:
+def has_results(folder: Path) -> bool:
+    """Whether a run directory holds anything that must not be written over."""
     return any((folder / part).exists() for part in RESULTS)
 
 
@@ -187,6 +188,9 @@ class UndertowCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Choose the run directory and write its `config.yaml` before anything that takes long."""
+        if self.config.data.evaluate_only is not None:
+            msg = "data.evaluate_only is for trained detectors; leave it out of train.py"
+            raise RunError(msg)
         given = os.environ.get(RUN_VARIABLE)
         if given and not is_main_process():
             self.run = Run(Path(given), Path(os.environ[CHECKPOINT_VARIABLE]) if os.environ[CHECKPOINT_VARIABLE] else None)

@@ -15,9 +15,10 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
-from cli import HARDWARE, RunError, find_run, hold, is_main_process
+from cli import HARDWARE, RunError, has_results, hold, is_main_process
 from datamodules.datamodule import FeatureDataModule
 from datamodules.files import write_atomically
+from datamodules.perturbations import perturbation as find_perturbation
 from datamodules.processes import end_with_launcher
 from datamodules.sources.base import Source
 from modules.errors import UserError
@@ -89,6 +90,16 @@ def check(options: Namespace) -> None:
     if (options.data.source is None) == (not options.datasets):
         msg = "give the images by either --data.source (one data set) or --datasets (a study, usually in a YAML file by --config)"
         raise RunError(msg)
+    for name in options.perturbations or []:
+        find_perturbation(name)
+    if options.checkpoint is not None and not Path(options.checkpoint).is_file():
+        msg = f"--checkpoint {options.checkpoint} does not exist; name a .ckpt file under runs/NAME/checkpoints"
+        raise RunError(msg)
+    for name, detector in (options.detectors or {}).items():
+        for path in detector.files():
+            if not Path(path).is_file():
+                msg = f"detectors.{name}: {path} does not exist"
+                raise RunError(msg)
 
 
 def run_name(options: Namespace) -> str:
@@ -104,6 +115,22 @@ def run_name(options: Namespace) -> str:
     return f"{Path(options.checkpoint).resolve().parent.parent.name}-on-{source.name}"
 
 
+def run_folder(runs: Path, name: str, resume: str) -> Path:
+    """The run directory; never that of a training run, and another evaluation's only to go on with it.
+
+    Raises:
+        RunError: The name is taken.
+    """
+    folder = runs / name
+    if (folder / "log.csv").exists():
+        msg = f"{folder} holds a training run; choose another --name"
+        raise RunError(msg)
+    if resume == "never" and has_results(folder):
+        msg = f"{folder} holds results already; choose another --name, or --resume auto to keep the scores that are there"
+        raise RunError(msg)
+    return folder
+
+
 def main(args: Sequence[str] | None = None) -> Path:
     """Run the command; gives the run directory."""
     logging.basicConfig(level=logging.INFO if is_main_process() else logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -115,9 +142,7 @@ def main(args: Sequence[str] | None = None) -> Path:
     from workflow.study import Study, fit, score_all, write_study
 
     name = run_name(options)
-    folder = Path(options.runs_dir) / name
-    if options.resume == "never" or (folder / "log.csv").exists():  # a training run is never written over
-        find_run(Path(options.runs_dir), name, "never")
+    folder = run_folder(Path(options.runs_dir), name, options.resume)
     if is_main_process():
         hold(folder)
         write_atomically(folder / "config.yaml", built.dump(parsed, skip_validation=True).encode())

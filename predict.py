@@ -59,14 +59,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _at_least(least: int, text: str) -> int:
-    if (number := int(text)) < least:
-        raise ValueError
+    if not text.isdecimal() or (number := int(text)) < least:
+        msg = f"{text!r} is not a whole number of at least {least}"
+        raise argparse.ArgumentTypeError(msg)
     return number
 
 
 def _finite(text: str) -> float:
-    if not math.isfinite(number := float(text)):
-        raise ValueError
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        msg = f"{text!r} is not a finite number"
+        raise argparse.ArgumentTypeError(msg)
     return number
 
 

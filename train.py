@@ -39,7 +39,7 @@ def main(args: ArgsType = None) -> Path:
     try:
         trainer.fit(detector, datamodule=data, ckpt_path=cli.run.checkpoint, weights_only=True)
     except pickle.UnpicklingError as error:
-        msg = f"checkpoint {cli.run.checkpoint} cannot be read safely: {str(error).splitlines()[0]}"
+        msg = f"checkpoint {cli.run.checkpoint} cannot be read safely: it is damaged, or holds more than tensors"
         raise CheckpointError(msg) from error
     if cli.config.trainer.fast_dev_run:  # Lightning's smoke test, which writes no checkpoint
         return folder

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from datamodules.errors import DataError
+
 Pixels = NDArray[np.uint8]
 Perturbation = Callable[[Pixels, int], Pixels]
 
@@ -27,7 +29,7 @@ def perturbation(name: str) -> Perturbation:
         A function of an image, uint8 `[H, W, 3]`, and a seed from its content, that gives an image.
 
     Raises:
-        ValueError: If there is no such perturbation.
+        DataError: If there is no such perturbation.
     """
     if name == "none":
         return _unchanged
@@ -36,7 +38,7 @@ def perturbation(name: str) -> Perturbation:
         quality, subsampling = int(match[1]), 0 if match[2] else 2
         return lambda image, seed: _jpeg(image, quality, subsampling)
     msg = f"perturbation {name!r} is not known; there are none, jpeg_Q and jpeg_Q_444 (Q from 1 to 100)"
-    raise ValueError(msg)
+    raise DataError(msg)
 
 
 def _unchanged(image: Pixels, seed: int) -> Pixels:

@@ -102,7 +102,7 @@ class Scorer:
         self.perturbation: str = described["perturbation"]
         try:
             find_perturbation(self.perturbation)
-        except ValueError as error:
+        except DataError as error:
             raise CheckpointError(str(error)) from error
         if reencodings and self.perturbation != "none":
             msg = f"--reencodings needs a detector of images as they are; this one's images go through {self.perturbation} first"

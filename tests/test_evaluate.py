@@ -124,14 +124,48 @@ def test_a_study_goes_on_and_does_nothing_twice(studied, written, monkeypatch):
     assert sorted((studied / "cells").iterdir()) == cells
 
 
+def single(place, first, path, *more):
+    command = [f"--checkpoint={first / 'checkpoints/best.ckpt'}", "--data.source=ManifestSource", f"--data.source.path={path}"]
+    command += ["--data.source.allow_outside=true", f"--data.cache_dir={place / 'cache'}", f"--runs_dir={place / 'runs'}"]
+    return [*command, "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", *more]
+
+
+def test_corrected_labels_are_measured_anew(place, first, manifest):
+    rows = pd.read_csv(manifest)
+    path = place / "corrected.csv"
+    rows.to_csv(path, index=False)
+    before = evaluate.main(single(place, first, path, "--name=corrected"))
+    old = json.loads((before / "metrics.json").read_text())["overall"]["auroc"]["value"]
+    rows.assign(label=1 - rows.label).to_csv(path, index=False)
+    evaluate.main(single(place, first, path, "--name=corrected", "--resume=auto"))
+    new = json.loads((before / "metrics.json").read_text())["overall"]["auroc"]["value"]
+    assert new == pytest.approx(1 - old)
+
+
+def test_names_that_would_mix_data_sets(place, first, manifest):
+    with pytest.raises(RunError, match=r"reals_from names the data set 'x'; there are others"):
+        evaluate.main(single(place, first, manifest, "--name=names", "--reals_from={x: others}"))
+    source = {"class_path": "datamodules.sources.ManifestSource", "init_args": {"path": str(manifest), "allow_outside": True}}
+    told = {"datasets": {"a": source, "b": source}, "checkpoint": str(first / "checkpoints/best.ckpt"), "runs_dir": str(place / "runs")}
+    path = place / "mixed.yaml"
+    path.write_text(yaml.safe_dump(told | {"data": {"cache_dir": str(place / "cache")}}))
+    with pytest.raises(RunError, match=r"datasets\.a and datasets\.b both hold images of a data set named 'others'"):
+        evaluate.main([f"--config={path}", "--name=mixed", "--trainer.accelerator=cpu"])
+
+
+def test_a_training_run_is_not_written_over(place, first, manifest):
+    before = (first / "config.yaml").read_bytes()
+    with pytest.raises(RunError, match="holds a training run"):
+        evaluate.main(single(place, first, manifest, "--name=first", "--resume=auto"))
+    assert (first / "config.yaml").read_bytes() == before
+
+
 @pytest.mark.timeout(300)
 def test_two_processes_measure_what_one_does(place, first, manifest):
     """A real launch: an odd number of images over two ranks, each counted once."""
     rows = pd.read_csv(manifest)
     rows.iloc[:-1].to_csv(place / "odd.csv", index=False)
-    command = [f"--checkpoint={first / 'checkpoints/best.ckpt'}", "--data.source=ManifestSource", f"--data.source.path={place / 'odd.csv'}"]
-    command += ["--data.source.allow_outside=true", f"--data.cache_dir={place / 'cache'}", f"--runs_dir={place / 'runs'}"]
-    command += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    command = single(place, first, place / "odd.csv")
     alone = evaluate.main([*command, "--name=alone"])
     two = [*command, "--name=together", "--trainer.devices=2", "--trainer.strategy=ddp"]
     done = subprocess.run([sys.executable, "evaluate.py", *two], capture_output=True, text=True)
@@ -157,11 +191,14 @@ def test_the_report_shows_detectors_beside_each_other(studied):
         (["--data.source=BuiltInSource"], "either --checkpoint"),
         (["--checkpoint=x.ckpt"], "either --data.source"),
         (["--checkpoint=nowhere.ckpt", "--data.source=BuiltInSource"], "nowhere.ckpt does not exist"),
+        (["--detectors={a: {config: nope.yaml}}", "--data.source=BuiltInSource"], r"detectors\.a: nope\.yaml does not exist"),
+        (["--checkpoint=README.md", "--data.source=BuiltInSource", "--perturbations=[blur_3]"], "perturbation 'blur_3' is not known"),
     ],
 )
 def test_options_that_do_not_go_together(arguments, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        evaluate.main([*arguments, f"--runs_dir={tmp_path}", f"--data.cache_dir={tmp_path / 'cache'}"])
+        evaluate.main([*arguments, f"--runs_dir={tmp_path / 'runs'}", f"--data.cache_dir={tmp_path / 'cache'}"])
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_detector_is_a_checkpoint_or_a_config():

@@ -51,6 +51,11 @@ class FittedDetector:
             msg = "a detector of a study needs either a checkpoint or a config"
             raise ValueError(msg)
 
+    def files(self) -> list[str]:
+        """The files that must be there."""
+        named = self.checkpoint if self.checkpoint is not None else self.config or []
+        return [named] if isinstance(named, str) else list(named)
+
 
 @dataclass(frozen=True, slots=True)
 class Study:
@@ -97,17 +102,14 @@ def fit(name: str, detector: FittedDetector, folder: Path, options: Sequence[str
     begun is gone on with.
 
     Raises:
-        RunError: The name is not one of a folder, a checkpoint is missing, or training failed.
+        RunError: The name is not one of a folder, or training failed.
     """
     if detector.checkpoint is not None:
-        if not Path(detector.checkpoint).is_file():
-            msg = f"detectors.{name}.checkpoint: {detector.checkpoint} does not exist"
-            raise RunError(msg)
         return Path(detector.checkpoint)
     if Path(name).name != name or name.startswith("."):
         msg = f"detectors.{name}: this name cannot be that of a folder"
         raise RunError(msg)
-    configs = [detector.config] if isinstance(detector.config, str) else detector.config or []
+    configs = detector.files()
     arguments = [
         *(f"--config={path}" for path in configs),
         *options,

@@ -88,7 +88,8 @@ def _read(path: str) -> Any:
         msg = f"checkpoint {path!r} cannot be opened ({error.strerror or error}); name a .ckpt file under runs/NAME/checkpoints"
         raise CheckpointError(msg) from error
     except Exception as error:  # unpickling any file raises nearly every type there is
-        msg = f"checkpoint {path!r} cannot be read safely ({_first_line(error)}); it may be damaged, or hold more than tensors"
+        # torch's own text advises to load it unsafely
+        msg = f"checkpoint {path!r} cannot be read safely: it is damaged, holds more than tensors, or is no checkpoint that train.py wrote"
         raise CheckpointError(msg) from error
 
 

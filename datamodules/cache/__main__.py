@@ -78,19 +78,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = built.parse_known_args(given)
     if rest and options.command != "explain":
         built.error(f"unrecognized arguments: {' '.join(rest)}")
+    code = 0
     if options.command == "explain":
-        return _say(explain(given[given.index("explain") + 1 :]))
-    root = Path(options.cache_dir)
-    if options.command == "list":
-        return _say(table(root))
-    if options.command == "delete":
-        return _say(delete(root, options))
-    return check(root, options.folders, options.command == "repair")
-
-
-def _say(lines: Sequence[str]) -> int:
+        lines = explain(given[given.index("explain") + 1 :])
+    elif options.command == "list":
+        lines = table(Path(options.cache_dir))
+    elif options.command == "delete":
+        lines = delete(Path(options.cache_dir), options)
+    else:
+        lines, code = check(Path(options.cache_dir), options.folders, options.command == "repair")
     print("\n".join(lines))
-    return 0
+    return code
 
 
 def table(root: Path) -> list[str]:
@@ -124,8 +122,8 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def check(root: Path, named: Sequence[str], mends: bool) -> int:
-    """`verify` and `repair`; gives the exit code."""
+def check(root: Path, named: Sequence[str], mends: bool) -> tuple[list[str], int]:
+    """`verify` and `repair`: their lines and the exit code."""
     chosen = folders.choose_folders(root, named)
     lines: list[str] = []
     with _progress(chosen, "Repairing" if mends else "Verifying") as on_bytes:
@@ -133,11 +131,10 @@ def check(root: Path, named: Sequence[str], mends: bool) -> int:
             lines += health.repair(folder, on_bytes) if mends else health.verify(folder, on_bytes)
     told = f"{len(chosen)} directories, {_size(folders.total_bytes(chosen))}"
     if mends:
-        return _say([*lines, f"{told}: {f'{len(lines)} things mended' if lines else 'nothing to mend'}."])
+        return [*lines, f"{told}: {f'{len(lines)} things mended' if lines else 'nothing to mend'}."], 0
     if not lines:
-        return _say([f"{told}: no damage."])
-    _say([*lines, f"{told}: {len(lines)} things damaged. `python -m datamodules.cache repair FOLDER` keeps what is good."])
-    return 1
+        return [f"{told}: no damage."], 0
+    return [*lines, f"{told}: {len(lines)} things damaged. `python -m datamodules.cache repair FOLDER` keeps what is good."], 1
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from PIL import Image
 
 from evaluation import figures
 from evaluation.files import write_atomically
-from evaluation.statistics import against_reals, clean_rows
+from evaluation.statistics import CLEAN, against_reals, clean_rows
 from evaluation.verdict import concerns, findings, percent
 
 Load = Callable[[str], Mapping[str, NDArray[np.uint8]]]
@@ -109,7 +109,11 @@ def _comparison(documents: Mapping[str, Any]) -> dict[str, Any]:
 
     def parts(document: Mapping[str, Any]) -> dict[str, Any]:
         perturbed = document["by_perturbation"] if len(document["by_perturbation"]) > 1 else {}
-        return {"all": document["overall"], **document["by_generator"], **{f"all, {name}": part for name, part in perturbed.items()}}
+        return {
+            "all": document["overall"],
+            **document["by_generator"],
+            **{f"all, {name}": part for name, part in perturbed.items() if name != CLEAN},
+        }
 
     rows: dict[str, dict[str, Any]] = {}
     for name, document in documents.items():

@@ -273,7 +273,9 @@ def write_study(study: Study, results: Results, folder: Path, reals_from: Mappin
 
     frame = pd.concat(results.tables, ignore_index=True)
     thresholds = {name: detector.threshold for name, detector in results.detectors.items()}
-    warnings = list(dict.fromkeys([*results.warnings, *(sentence for data in results.modules for sentence in data.warnings())]))
+    several = len(study.sources) > 1
+    told = [f"{data.source.name}: {sentence}" if several else sentence for data in results.modules for sentence in data.warnings()]
+    warnings = list(dict.fromkeys([*results.warnings, *told]))
     for sentence in warnings:
         log.warning("%s", sentence)
     facts = {f"detector {name}": pipeline.described(detector.settings()) for name, detector in results.detectors.items()}

@@ -36,18 +36,31 @@ def main(args: ArgsType = None) -> Path:
         log.info("%s", data.summary())
         pipeline.extract_missing(data, cli.hardware)
         data.check_looks()
-    try:
-        trainer.fit(detector, datamodule=data, ckpt_path=cli.run.checkpoint, weights_only=True)
-    except pickle.UnpicklingError as error:
-        msg = f"checkpoint {cli.run.checkpoint} cannot be read safely: it is damaged, or holds more than tensors"
-        raise CheckpointError(msg) from error
-    if cli.config.trainer.fast_dev_run:  # Lightning's smoke test, which writes no checkpoint
-        return folder
-    scores = pipeline.score(trainer, detector, [data.val_dataloader(), data.test_dataloader()], best_checkpoint(trainer))
+    if detector.learns:
+        fit(cli)
+        if cli.config.trainer.fast_dev_run:  # Lightning's smoke test, which writes no checkpoint
+            return folder
+        best = best_checkpoint(trainer)
+    else:
+        best = pipeline.calibrate(trainer, detector, data, folder)
+    scores = pipeline.score(trainer, detector, [data.val_dataloader(), data.test_dataloader()], best)
     if is_main_process():
         metrics = pipeline.write_run(detector, data, trainer, scores, folder)
         print(pipeline.last_words(metrics, {detector.name: detector.threshold}, folder))
     return folder
+
+
+def fit(cli: UndertowCLI) -> None:
+    """Train, from the run's checkpoint where it has one.
+
+    Raises:
+        CheckpointError: That checkpoint cannot be read safely.
+    """
+    try:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.run.checkpoint, weights_only=True)
+    except pickle.UnpicklingError as error:
+        msg = f"checkpoint {cli.run.checkpoint} cannot be read safely: it is damaged, or holds more than tensors"
+        raise CheckpointError(msg) from error
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
@@ -15,7 +16,8 @@ from datamodules.errors import DataError
 from datamodules.perturbations import perturbation
 from datamodules.reader import ImageError, read_image
 from datamodules.records import Failure, Record
-from modules.extractors.base import Extractor, Features
+from modules.errors import UnusableImageError
+from modules.extractors.base import Extractor
 
 log = logging.getLogger(__name__)
 
@@ -39,18 +41,18 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class ExtractionBatch:
-    """Images of one shape, and those that could not be decoded.
+    """Images of a batch by their shapes, and those that could not be decoded.
 
     Attributes:
         records: Records of the images, B of them.
-        images: uint8 `[B, 3, h, w]`, or None where all images of the batch failed.
+        images: Stacks of images of one shape, uint8 `[b, 3, h, w]` each, B images in all in the order of the records.
         failures: What could not be decoded, or overflowed.
         short_sides: Pixels of each image's shorter side, B of them.
         looks: Perceptual hashes by content hash.
     """
 
     records: list[Record]
-    images: Tensor | None
+    images: list[Tensor]
     failures: list[Failure]
     short_sides: list[float] = field(default_factory=list)
     looks: dict[str, str] = field(default_factory=dict)
@@ -58,10 +60,13 @@ class ExtractionBatch:
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """Features of a batch on the CPU, with the prompts and diagnostics (`short_side` among them) that belong to them."""
+    """Features of a batch on the CPU, with the prompts and diagnostics (`short_side` among them) that belong to them.
+
+    Features of several shapes are lists of one tensor an image.
+    """
 
     batch: ExtractionBatch
-    features: Features
+    features: dict[str, Any]
     prompts: list[str]
     diagnostics: dict[str, Tensor]
 
@@ -92,10 +97,10 @@ class ImageDataset(Dataset[Prepared | Failure | None]):
         record = self.records[index]
         try:
             decoded = read_image(Path(record.path or ""))
-        except ImageError as error:
+            pixels = perturbation(self.perturb)(decoded.pixels, seed_of(record))
+            prepared = self.extractor.prepare(torch.from_numpy(pixels.copy()).permute(2, 0, 1))
+        except (ImageError, UnusableImageError) as error:
             return Failure(record.path or record.url or "", str(error), record.content_hash)
-        pixels = perturbation(self.perturb)(decoded.pixels, seed_of(record))
-        prepared = self.extractor.prepare(torch.from_numpy(pixels.copy()).permute(2, 0, 1))
         return Prepared(record, prepared, float(min(decoded.width, decoded.height)), perceptual_hash(decoded.pixels))
 
 
@@ -105,12 +110,24 @@ def seed_of(record: Record) -> int:
 
 
 def collate(items: list[Prepared | Failure | None]) -> ExtractionBatch:
-    """Stack what was decoded, keep what was not."""
-    prepared = [item for item in items if isinstance(item, Prepared)]
-    failures = [item for item in items if isinstance(item, Failure)]
-    images = torch.stack([item.pixels for item in prepared]) if prepared else None
-    looks = {item.record.content_hash: item.look for item in prepared}
-    return ExtractionBatch([item.record for item in prepared], images, failures, [item.short_side for item in prepared], looks)
+    """Stack what was decoded, shape by shape, keep what was not."""
+    by_shape: dict[torch.Size, list[Prepared]] = {}
+    for item in items:
+        if isinstance(item, Prepared):
+            by_shape.setdefault(item.pixels.shape, []).append(item)
+    prepared = [item for alike in by_shape.values() for item in alike]
+    return ExtractionBatch(
+        records=[item.record for item in prepared],
+        images=[torch.stack([item.pixels for item in alike]) for alike in by_shape.values()],
+        failures=[item for item in items if isinstance(item, Failure)],
+        short_sides=[item.short_side for item in prepared],
+        looks={item.record.content_hash: item.look for item in prepared},
+    )
+
+
+def stacked(tensors: Sequence[Tensor]) -> Tensor | list[Tensor]:
+    """Tensors of one shape as one, `[B, …]`; those of several shapes as they are."""
+    return torch.stack(list(tensors)) if len({tensor.shape for tensor in tensors}) == 1 else list(tensors)
 
 
 class BatchExtraction:
@@ -134,14 +151,21 @@ class BatchExtraction:
         Raises:
             DataError: If memory runs out with one image alone.
         """
-        if batch.images is None:
-            return Extracted(batch, {}, [], {})
         parts: list[Extracted] = []
         start = 0
-        while start < len(batch.records):
-            stop = min(len(batch.records), start + (self.at_most or len(batch.records)))
+        for stack in batch.images:
+            parts += self._stack(batch, stack, start)
+            start += len(stack)
+        return _joined(batch, parts)
+
+    def _stack(self, batch: ExtractionBatch, stack: Tensor, first: int) -> list[Extracted]:
+        """Features of images of one shape, in as many parts as memory asks for; `first` is the position of the first one's record."""
+        parts: list[Extracted] = []
+        start = 0
+        while start < len(stack):
+            stop = min(len(stack), start + (self.at_most or len(stack)))
             try:
-                parts.append(self._part(batch, batch.images[start:stop], slice(start, stop)))
+                parts.append(self._part(batch, stack[start:stop], slice(first + start, first + stop)))
             except RuntimeError as error:
                 if not (isinstance(error, torch.OutOfMemoryError) or is_oom_error(error)):
                     raise
@@ -151,7 +175,7 @@ class BatchExtraction:
                 self._tell()
                 continue
             self._halve(stop - start, reason)  # out here the exception is gone, and with it what the failed pass held
-        return _joined(batch, parts)
+        return parts
 
     def _part(self, batch: ExtractionBatch, images: Tensor, part: slice) -> Extracted:
         records = batch.records[part]
@@ -161,7 +185,7 @@ class BatchExtraction:
         failures = [Failure(records[i].path or records[i].url or "", failed[i], records[i].content_hash) for i in failed]
         good = [i for i in range(len(records)) if i not in failed]
         features, figures = ({name: _rows(tensor.cpu(), good) for name, tensor in found.items()} for found in (features, figures))
-        return Extracted(ExtractionBatch([records[i] for i in good], None, failures), features, [prompts[i] for i in good], figures)
+        return Extracted(ExtractionBatch([records[i] for i in good], [], failures), features, [prompts[i] for i in good], figures)
 
     def _halve(self, size: int, reason: str) -> None:
         garbage_collection_cuda()
@@ -195,12 +219,17 @@ def _joined(batch: ExtractionBatch, parts: list[Extracted]) -> Extracted:
     whole = replace(
         batch,
         records=kept,
-        images=None if batch.images is None else _rows(batch.images, rows),
+        images=[],
         failures=[*batch.failures, *(failure for part in parts for failure in part.batch.failures)],
         short_sides=[batch.short_sides[i] for i in rows],
     )
     if not kept:
         return Extracted(whole, {}, [], {})
-    features = {name: torch.cat([part.features[name] for part in parts]) for name in parts[0].features}
+    features = {name: _concatenated([part.features[name] for part in parts]) for name in parts[0].features}
     figures = {name: torch.cat([part.diagnostics[name] for part in parts]) for name in parts[0].diagnostics}
     return Extracted(whole, features, [prompt for part in parts for prompt in part.prompts], figures)
+
+
+def _concatenated(parts: list[Tensor]) -> Tensor | list[Tensor]:
+    alike = len({part.shape[1:] for part in parts}) == 1
+    return torch.cat(parts) if alike else [row for part in parts for row in part]

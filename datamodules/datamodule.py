@@ -10,9 +10,9 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.batches import stacked
 from datamodules.cache import FeatureCache, caption_hash, library_versions
 from datamodules.duplicates import check_near_duplicates
 from datamodules.errors import DataError
@@ -56,6 +56,7 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         self.records = records
         self.captions = [caption_hash(record, extractor) for record in records]
         self.reader = reader
+        self.extractor = extractor
         self.families = families
         self.features = features
         self._position = {record.key: index for index, record in enumerate(records)}
@@ -66,10 +67,20 @@ class FeatureDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
         arrays = self.reader.read(record.key, self.captions[index])
-        return {"record": record, "index": self._position[record.key], "arrays": {name: arrays[name] for name in self.features or arrays}}
+        names = self.features or list(arrays)
+        if absent := [name for name in names if name not in arrays]:
+            msg = (
+                f"the detector reads {', '.join(absent)}, but the features of {type(self.extractor).__name__} are "
+                f"{', '.join(sorted(arrays))}: choose among these in the model section, or another data.extractor"
+            )
+            raise DataError(msg)
+        return {"record": record, "index": self._position[record.key], "arrays": {name: arrays[name] for name in names}}
 
     def collate(self, samples: list[dict[str, Any]]) -> Batch:
-        """Stack samples to a batch: `key`, `label`, `family`, `generator`, `index` and `features`."""
+        """Stack samples to a batch: `key`, `label`, `family`, `generator`, `index` and `features`.
+
+        A feature is one tensor `[B, …]`, or a list of B tensors where their shapes differ.
+        """
         records = [sample["record"] for sample in samples]
         return {
             "key": [record.key for record in records],
@@ -77,12 +88,8 @@ class FeatureDataset(Dataset[dict[str, Any]]):
             "family": torch.tensor([self.families.index(record.family) for record in records]),
             "generator": [record.generator for record in records],
             "index": torch.tensor([sample["index"] for sample in samples]),
-            "features": {name: _stack([sample["arrays"][name] for sample in samples]) for name in samples[0]["arrays"]},
+            "features": {name: stacked([torch.from_numpy(sample["arrays"][name]) for sample in samples]) for name in samples[0]["arrays"]},
         }
-
-
-def _stack(arrays: list[Any]) -> Tensor:
-    return torch.from_numpy(np.stack(arrays))
 
 
 class FeatureDataModule(pl.LightningDataModule):
@@ -296,17 +303,22 @@ class FeatureDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled training batches, as many on every rank; the order depends on the seed and the epoch only."""
-        return self._loader("train")
+        return self.loader("train", shuffled=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation batches."""
-        return self._loader("val")
+        return self.loader("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Test batches."""
-        return self._loader("test")
+        return self.loader("test")
 
-    def _loader(self, split: str) -> DataLoader[Any]:
+    def loader(self, split: str, shuffled: bool = False) -> DataLoader[Any]:
+        """Batches of a split, in the order of the records or shuffled anew each epoch.
+
+        Raises:
+            DataError: No image of the split has features.
+        """
         records = self.usable(split)
         if not records:
             msg = (
@@ -325,7 +337,7 @@ class FeatureDataModule(pl.LightningDataModule):
             "persistent_workers": self.num_workers > 0,
         }
         overfits = getattr(self.trainer, "overfit_batches", 0)  # Lightning makes such a loader anew, in order
-        if split != "train" or overfits:
+        if not shuffled or overfits:
             return DataLoader(dataset, **options)
         sampler = ResumableSampler(dataset, ranks, self.trainer.global_rank if self.trainer else 0, run_seed())
         return TrainingLoader(dataset, sampler, **options)

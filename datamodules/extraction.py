@@ -55,8 +55,7 @@ class ExtractionModule(pl.LightningModule):
 
     def transfer_batch_to_device(self, batch: ExtractionBatch, device: torch.device, dataloader_idx: int) -> ExtractionBatch:
         """Only the pixels travel."""
-        images = None if batch.images is None else batch.images.to(device, non_blocking=True)
-        return replace(batch, images=images)
+        return replace(batch, images=[stack.to(device, non_blocking=True) for stack in batch.images])
 
     def predict_step(self, batch: ExtractionBatch, batch_idx: int) -> Extracted:
         """Features of one batch, without the images that failed."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -45,6 +46,7 @@ class Scored:
         scores: Of the image as it is, then of its re-encodings; empty where it could not be scored.
         diagnostics: The extractor's figures of the image as it is.
         reason: Why it could not be scored.
+        probability: That it is generated, by the detector's calibration, of the image as it is; None where there is no calibration.
     """
 
     path: str
@@ -52,6 +54,7 @@ class Scored:
     scores: list[float] = field(default_factory=list)
     diagnostics: dict[str, float] = field(default_factory=dict)
     reason: str = ""
+    probability: float | None = None
 
 
 class Views(Dataset[list[Any]]):
@@ -237,11 +240,13 @@ class Scorer:
         extracted = self.module.predict_step(self.module.transfer_batch_to_device(batch, self.device, 0), 0)
         results = [Scored(failure.where, failure.key, reason=failure.reason) for failure in extracted.batch.failures]
         if extracted.features:
-            features = {name: extracted.features[name].to(self.device) for name in self.detector.features}
+            features = move_data_to_device({name: extracted.features[name] for name in self.detector.features}, self.device)
             scores: Tensor = self.detector.score(self.detector(features)).cpu().double()
+            probabilities = self.detector.probability(scores)
             for i, record in enumerate(extracted.batch.records):
                 figures = {name: float(values[i]) for name, values in extracted.diagnostics.items()}
-                results.append(Scored(record.path or "", record.key, [float(scores[i])], figures))
+                probability = None if probabilities is None else float(probabilities[i])
+                results.append(Scored(record.path or "", record.key, [float(scores[i])], figures, probability=probability))
         return results
 
 

@@ -11,3 +11,7 @@ class ModelError(UserError, ValueError):
 
 class CheckpointError(UserError, ValueError):
     """A checkpoint that cannot be read, or does not say what is needed."""
+
+
+class UnusableImageError(ValueError):
+    """An image that an extractor or a perturbation cannot take; the run goes on without it, and keeps the reason."""

@@ -1,7 +1,8 @@
 """Settings of an object as plain types, and the object back from them.
 
 Extractors, detectors and sources follow scikit-learn's convention: every constructor argument is kept, unchanged, as an
-attribute of the same name. So their settings can be read back for fingerprints, manifests and checkpoints without pickling.
+attribute of the same name. So their settings can be read back for fingerprints, manifests and checkpoints without pickling. An
+argument may itself be such an object, or a list or dictionary of them: an extractor names its diffusion model so.
 """
 
 import hashlib
@@ -12,6 +13,8 @@ from collections.abc import Container
 from typing import Any
 
 PLAIN = (str, int, float, bool, type(None))
+PACKAGES = ("modules",)
+NESTED = {"class_path", "init_args"}
 
 
 def settings_of(instance: object, skip: Container[str] = ()) -> dict[str, Any]:
@@ -22,16 +25,29 @@ def settings_of(instance: object, skip: Container[str] = ()) -> dict[str, Any]:
         skip: Arguments to leave out (optimiser callables, which scoring does not need).
 
     Raises:
-        TypeError: If an argument is not of a plain type, since it could not be loaded with `weights_only=True`.
+        TypeError: If an argument is neither of a plain type nor such an object, since it could not be loaded with `weights_only=True`.
         AttributeError: If the class does not keep an argument as an attribute.
     """
     kind = type(instance)
-    names = [name for name in inspect.signature(kind.__init__).parameters if name not in {"self", "args", "kwargs"}]
-    arguments = {name: _plain(getattr(instance, name), f"{kind.__name__}.{name}") for name in names if name not in skip}
+    arguments = {name: _plain(getattr(instance, name), f"{kind.__name__}.{name}", skip) for name in _arguments(kind) if name not in skip}
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
 
 
-def from_settings(settings: dict[str, Any], packages: tuple[str, ...] = ("modules",), base: type = object) -> Any:
+def _arguments(kind: type) -> list[str]:
+    """Names of the constructor's arguments; where it hands `**options` on, of the base classes' as well."""
+    names: list[str] = []
+    for each in kind.__mro__:
+        if "__init__" not in vars(each):
+            continue
+        parameters = list(inspect.signature(each.__init__).parameters.values())[1:]
+        plain = [found for found in parameters if found.kind not in (found.VAR_POSITIONAL, found.VAR_KEYWORD)]
+        names += [found.name for found in plain if found.name not in names]
+        if not any(found.kind is found.VAR_KEYWORD for found in parameters):
+            break
+    return names
+
+
+def from_settings(settings: dict[str, Any], packages: tuple[str, ...] = PACKAGES, base: type = object) -> Any:
     """The object that `settings_of` described.
 
     Args:
@@ -55,7 +71,18 @@ def from_settings(settings: dict[str, Any], packages: tuple[str, ...] = ("module
     if not (isinstance(kind, type) and issubclass(kind, base)):
         msg = f"class_path {path!r} is not a {base.__name__}"
         raise ValueError(msg)
-    return kind(**settings["init_args"])
+    return kind(**{name: _built(value, packages) for name, value in settings["init_args"].items()})
+
+
+def _built(value: Any, packages: tuple[str, ...]) -> Any:
+    """An argument with the objects in it that its settings describe."""
+    if isinstance(value, list):
+        return [_built(item, packages) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == NESTED:
+        return from_settings(value, packages)
+    return {name: _built(item, packages) for name, item in value.items()}
 
 
 def fingerprint(settings: dict[str, Any]) -> str:
@@ -63,13 +90,15 @@ def fingerprint(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _plain(value: Any, where: str) -> Any:
-    """A copy of `value` in plain types; tuples become lists."""
+def _plain(value: Any, where: str, skip: Container[str]) -> Any:
+    """A copy of `value` in plain types; tuples become lists, objects of the project their settings."""
     if isinstance(value, PLAIN):
         return value
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, where) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item, where) for key, item in value.items()}
-    msg = f"{where} is a {type(value).__name__}; settings hold only str, int, float, bool, None, lists and dictionaries"
+    if type(value).__module__.partition(".")[0] in PACKAGES:
+        return settings_of(value, skip)
+    if hasattr(value, "items"):  # by their methods, so that torch's ModuleDict and ModuleList count without torch being imported
+        return {str(key): _plain(item, where, skip) for key, item in value.items()}
+    if isinstance(value, tuple) or hasattr(value, "append"):
+        return [_plain(item, where, skip) for item in value]
+    msg = f"{where} is a {type(value).__name__}; settings hold only str, int, float, bool, None, lists, dictionaries and objects of modules"
     raise TypeError(msg)

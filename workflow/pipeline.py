@@ -21,8 +21,10 @@ from datamodules.datamodule import FeatureDataModule
 from datamodules.files import temporary_name, write_atomically
 from datamodules.records import Record
 from modules.detectors.base import Detector
+from modules.detectors.score import LEARNED, ScoreDetector
 from modules.metrics.functional import Threshold
 from modules.settings import settings_of
+from workflow.callbacks import BEST
 
 log = logging.getLogger("undertow")
 
@@ -125,16 +127,50 @@ def _from_all_ranks(mine: dict[str, float]) -> list[dict[str, float]]:
     return gathered
 
 
-def predictions_table(records: Iterable[Record], scores: dict[str, float], detector: str, perturbation: str) -> pd.DataFrame:
-    """The predictions table's rows of the images that were scored."""
+def calibrate(trainer: Trainer, detector: Detector, data: FeatureDataModule, folder: Path) -> Path:
+    """What training is for a detector without anything to learn: its direction, threshold and calibration; gives its checkpoint.
+
+    Args:
+        trainer: What runs it; its loggers get the validation metrics.
+        detector: With `learns` False.
+        data: Whose training and validation images.
+        folder: The run directory.
+    """
+    data.trainer = trainer  # the loaders fill up to its number of ranks
+    if isinstance(detector, ScoreDetector) and detector.orientation == LEARNED:
+        scores = score(trainer, detector, [data.loader("train", shuffled=False)])
+        labels = {record.key: record.label for record in data.records()}
+        detector.learn_orientation(torch.tensor(list(scores.values())), torch.tensor([labels[key] for key in scores]))
+    trainer.validate(detector, dataloaders=data.val_dataloader(), verbose=False)
+    path = folder / "checkpoints" / BEST
+    trainer.save_checkpoint(path, weights_only=False)  # with the description, not the tensors alone
+    return path
+
+
+def predictions_table(
+    records: Iterable[Record], scores: dict[str, float], detector: Detector, name: str, perturbation: str
+) -> pd.DataFrame:
+    """The predictions table's rows of the images that were scored.
+
+    Args:
+        records: Which images.
+        scores: By key.
+        detector: Turns scores into probabilities, where it is calibrated.
+        name: What the table calls the detector.
+        perturbation: What the images went through.
+    """
     from evaluation.predictions import make_table
 
+    likely = detector.probability(torch.tensor(list(scores.values()), dtype=torch.float64))
+    probabilities = {} if likely is None else dict(zip(scores, likely.tolist(), strict=True))
     rows = []
     for record in records:
         if record.key in scores:
             told = {name: getattr(record, name) for name in ("key", "dataset", "split", "label", "generator", "family", "group")}
-            extra = {"path": record.path or record.url, "detector": detector, "perturbation": perturbation}
-            rows.append(told | extra | {"score": scores[record.key], "probability": None, "predicted_family": None})
+            extra = {"path": record.path or record.url, "detector": name, "perturbation": perturbation}
+            rows.append(
+                told | extra | {"score": scores[record.key], "probability": probabilities.get(record.key), "predicted_family": None}
+            )
     return make_table(rows)
 
 
@@ -174,7 +210,7 @@ def write_run(
 
     save_weights(detector, data.describe(), folder / "checkpoints" / "best.safetensors")
     records = [record for record in data.records() if record.key in scores]
-    frame = predictions_table(records, scores, detector.name, data.perturbation)
+    frame = predictions_table(records, scores, detector, detector.name, data.perturbation)
     facts = {
         "detector": described(detector.settings()),
         "extractor": described(data.extractor.settings()),
@@ -223,14 +259,17 @@ def last_words(metrics: dict[str, Any], thresholds: Mapping[str, Threshold], fol
         thresholds: The stored threshold of each detector, by name.
         folder: The run directory.
     """
+    from evaluation.tables import documents_of, perturbations_of, text
+
     lines = []
-    for name, document in (metrics.get("detectors") or {"": metrics}).items():
+    documents = documents_of(metrics, "")
+    for name, document in documents.items():
         lines.append(f"{'AUROC':>8}  {'reals':>6} {'fakes':>6}  {name}".rstrip())
-        perturbed = {f"all, {each}": part for each, part in document["by_perturbation"].items()}
-        parts = document["by_generator"] | (perturbed if len(perturbed) > 1 else {"all": document["overall"]})
-        for where, part in parts.items():
+        for where, part in (document["by_generator"] | {"all": document["overall"]}).items():
             value = part["auroc"]["value"]
             lines.append(f"{'-' if value is None else format(value, '.3f'):>8}  {part['n_real']:>6} {part['n_fake']:>6}  {where}")
+    if len(perturbations_of(documents)) > 1:
+        lines.append(text(documents_of(metrics, next(iter(thresholds)))))
     for name, threshold in thresholds.items():
         found = f"no threshold: {threshold.reason}" if threshold.value is None else f"threshold {threshold.value:.3f}"
         label = f"{name}: " if len(thresholds) > 1 else ""

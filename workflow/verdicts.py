@@ -114,7 +114,7 @@ def write_rows(scorer: Scorer, images: ImageList, rule: Rule, writer: RowWriter,
 
 def row_of(scored: Scored, rule: Rule) -> Row:
     """The row of one image: all columns that there may be."""
-    told: dict[str, object] = {"key": scored.key or None, "path": scored.path, "probability": None}
+    told: dict[str, object] = {"key": scored.key or None, "path": scored.path, "probability": scored.probability}
     if not scored.scores:
         return told | {"score": None, "spread": None, "verdict": ERROR, "reason": scored.reason}
     verdict, reason = rule.decide(scored.scores, scored.diagnostics)

@@ -116,8 +116,10 @@ class FeatureCache:
 
 
 def _identity(name: str, revision: str | None, hashes: ContentHashes) -> str:
-    """Hash of a directory's content, or a hub model's id and revision; takes no network."""
+    """Hash of a file's or a directory's content, or a hub model's id and revision; takes no network."""
     folder = Path(name)
+    if folder.is_file():
+        return f"sha256:{hash_tree(folder, hashes)}"
     if not folder.is_dir():
         return f"{name}@{revision or 'main'}"
     # A checkpoint from a stranger names this directory: "/" would be read from end to end, /proc without an end.

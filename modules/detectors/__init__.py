@@ -2,5 +2,6 @@
 
 from modules.detectors.base import Detector
 from modules.detectors.fakeinversion import FakeInversion
+from modules.detectors.score import ScoreDetector
 
-__all__ = ["Detector", "FakeInversion"]
+__all__ = ["Detector", "FakeInversion", "ScoreDetector"]

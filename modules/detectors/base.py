@@ -13,6 +13,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
+from modules.detectors.calibration import Calibrator, Method
 from modules.metrics.functional import Threshold, threshold_at_fpr
 from modules.metrics.ranking import RankingMetric, ranking_metrics
 from modules.seeds import seed_step
@@ -25,12 +26,12 @@ SchedulerCallable = Callable[[Optimizer], LRScheduler]
 TRAINING_ONLY = ("optimizer", "scheduler")
 
 
-class RealScores(RankingMetric):
-    """All scores of real images, sorted, from every rank."""
+class AllScores(RankingMetric):
+    """All scores and labels, from every rank."""
 
     def measure(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Scores of label 0, `[n]`."""
-        return scores[labels == 0].sort().values
+        """Both, `[2, n]`, in no particular order."""
+        return torch.stack([scores, labels.to(scores)])
 
 
 class Detector(pl.LightningModule, ABC):
@@ -43,6 +44,8 @@ class Detector(pl.LightningModule, ABC):
         optimizer: From parameters to an optimiser.
         scheduler: From the optimiser to a learning-rate schedule, stepped once an epoch; none by default.
         threshold_fpr: False positive rate at which the threshold is set on the validation set's real images.
+        calibration: How a score becomes a probability: `none`; `sigmoid` (it is a logit already); `temperature` or `logistic`, fitted on
+            the validation set with real and generated images weighted alike.
     """
 
     name: ClassVar[str] = "detector"
@@ -52,6 +55,7 @@ class Detector(pl.LightningModule, ABC):
         optimizer: OptimizerCallable = lambda parameters: AdamW(parameters, lr=1e-4, weight_decay=1e-4),
         scheduler: SchedulerCallable | None = None,
         threshold_fpr: float = 0.05,
+        calibration: Method = "none",
     ) -> None:
         super().__init__()
         if not 0 < threshold_fpr < 1:
@@ -60,11 +64,13 @@ class Detector(pl.LightningModule, ABC):
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.threshold_fpr = threshold_fpr
+        self.calibration = calibration
+        self.calibrator = Calibrator(calibration)
         self.threshold = Threshold(None, threshold_fpr, 0, "no validation yet")
         for split in ("train", "val", "test"):
             setattr(self, f"{split}_metrics", ranking_metrics().clone(prefix=f"{split}/"))
             setattr(self, f"{split}_loss", MeanMetric())
-        self.val_reals = RealScores()
+        self.val_scores = AllScores()
 
     def settings(self) -> dict[str, Any]:
         """Class and constructor arguments in plain types, without what only training needs."""
@@ -80,6 +86,11 @@ class Detector(pl.LightningModule, ABC):
         """Outputs of a batch of features."""
 
     @property
+    def learns(self) -> bool:
+        """Whether there is anything for an optimiser; where not, train.py only measures threshold and calibration."""
+        return True
+
+    @property
     def pictures(self) -> list[str]:
         """Which images a report shows as what the detector saw; the features by default."""
         return self.features
@@ -87,6 +98,15 @@ class Detector(pl.LightningModule, ABC):
     def score(self, outputs: Tensor) -> Tensor:
         """One real number an image, `[B]`, larger for more likely fake; the single logit by default."""
         return outputs.flatten()
+
+    def logit(self, scores: Tensor) -> Tensor | None:
+        """Log-odds that images of these scores are fake, of the same shape; None where the detector is not calibrated."""
+        return self.calibrator(scores) if self.calibrator.fitted else None
+
+    def probability(self, scores: Tensor) -> Tensor | None:
+        """Probability that images of these scores are fake, in [0, 1], of the same shape; None where the detector is not calibrated."""
+        logits = self.logit(scores)
+        return None if logits is None else logits.sigmoid()
 
     def loss(self, outputs: Tensor, batch: dict[str, Any]) -> Tensor:
         """What training minimises; binary cross-entropy of the single logit by default."""
@@ -103,7 +123,7 @@ class Detector(pl.LightningModule, ABC):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Loss and scores of a validation batch."""
         scores = self._step(batch, "val", returns_scores=True)
-        self.val_reals.update(scores, batch["label"], batch["index"])
+        self.val_scores.update(scores, batch["label"], batch["index"])
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Loss and scores of a test batch."""
@@ -118,10 +138,12 @@ class Detector(pl.LightningModule, ABC):
         self._log_metrics("train")
 
     def on_validation_epoch_end(self) -> None:
-        """Set the threshold on the reals' scores, and log the validation metrics."""
+        """Set the threshold on the reals' scores, fit the calibration, and log the validation metrics."""
         if not self.trainer.sanity_checking:
-            self.threshold = threshold_at_fpr(self.val_reals.compute(), self.threshold_fpr)
-        self.val_reals.reset()
+            scores, labels = self.val_scores.compute()
+            self.threshold = threshold_at_fpr(scores[labels == 0], self.threshold_fpr)
+            self.calibrator.fit(scores, labels)
+        self.val_scores.reset()
         self._log_metrics("val")
 
     def on_test_epoch_end(self) -> None:
@@ -141,20 +163,29 @@ class Detector(pl.LightningModule, ABC):
         checkpoint["undertow"] = {
             "detector": self.settings(),
             "data": data.describe() if data is not None else None,
-            "threshold": asdict(self.threshold),
+            **self.measured(),
         }
 
+    def measured(self) -> dict[str, Any]:
+        """Threshold and calibration as a checkpoint tells them, in plain types."""
+        calibration = {"method": self.calibration, "n": self.calibrator.n, "reason": self.calibrator.reason}
+        return {"threshold": asdict(self.threshold), "calibration": calibration}
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over the threshold."""
+        """Take over the threshold; slope and centre of the calibration are among the weights."""
         if "undertow" in checkpoint:
             self.threshold = Threshold(**checkpoint["undertow"]["threshold"])
+            told = checkpoint["undertow"].get("calibration", {})
+            self.calibrator.n, self.calibrator.reason = told.get("n", 0), told.get("reason", self.calibrator.reason)
 
     def _step(self, batch: dict[str, Any], split: str, returns_scores: bool = False) -> Tensor:
         """The one step of all splits: outputs, loss, scores kept for the metrics; gives the loss, or the scores."""
         outputs = self(batch["features"])
-        loss = self.loss(outputs, batch)
         scores = self.score(outputs.detach())
         getattr(self, f"{split}_metrics").update(scores, batch["label"], batch["index"])
+        if not self.learns:
+            return scores
+        loss = self.loss(outputs, batch)
         getattr(self, f"{split}_loss").update(loss.detach(), len(scores))
         if split == "train":
             self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=len(scores))
@@ -168,7 +199,8 @@ class Detector(pl.LightningModule, ABC):
         """
         metrics, loss = getattr(self, f"{split}_metrics"), getattr(self, f"{split}_loss")
         if not self.trainer.sanity_checking:
-            self.log("train/loss_epoch" if split == "train" else f"{split}/loss", loss.compute())
+            if self.learns:
+                self.log("train/loss_epoch" if split == "train" else f"{split}/loss", loss.compute())
             for name, value in metrics.compute().items():
                 if torch.isnan(value) and "tpr_at_fpr" in name:
                     continue  # too few reals for this rate

@@ -1,7 +1,6 @@
 """Reading and writing trained detectors: nothing in a file is run."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ from modules.settings import from_settings
 
 # In a safetensors file: the description as JSON, and what of it is a tensor.
 METADATA, TENSORS = "undertow", "undertow."
+# Constructor arguments that name weights to start from, and what they are once there are trained ones.
+START: dict[str, Any] = {"pretrained": False, "weights": None}
 
 
 def load_detector(path: str) -> tuple[Detector, dict[str, Any]]:
@@ -36,17 +37,26 @@ def load_detector(path: str) -> tuple[Detector, dict[str, Any]]:
         msg = f"checkpoint {path!r} was not written by train.py: it does not say which detector it holds"
         raise CheckpointError(msg)
     try:
-        settings = described["detector"]
-        if "pretrained" in settings["init_args"]:
-            # The weights come from the checkpoint; there is no need to download those that training started from.
-            settings = {**settings, "init_args": {**settings["init_args"], "pretrained": False}}
-        detector: Detector = from_settings(settings, base=Detector)
-        detector.load_state_dict(checkpoint["state_dict"])
+        detector: Detector = from_settings(_without_start(described["detector"]), base=Detector)
+        # Checkpoints from before there were calibrations lack theirs.
+        absent = {name: value for name, value in detector.state_dict().items() if "calibrator." in name}
+        detector.load_state_dict(absent | checkpoint["state_dict"])
         detector.on_load_checkpoint(checkpoint)
         return detector.eval(), dict(described["data"] or {})
     except Exception as error:  # building what a file names raises nearly every type there is
         msg = f"checkpoint {path!r} does not fit this version of the code ({type(error).__name__}: {_first_line(error)})"
         raise CheckpointError(msg) from error
+
+
+def _without_start(settings: Any) -> Any:
+    """Settings without the weights that training started from: the checkpoint holds what came of them, and the files may be far away."""
+    if isinstance(settings, list):
+        return [_without_start(item) for item in settings]
+    if not isinstance(settings, dict):
+        return settings
+    known = {name: value for name, value in START.items() if name in settings.get("init_args", {})}
+    found = {name: _without_start(value) for name, value in settings.items()}
+    return found | {"init_args": found["init_args"] | known} if known else found
 
 
 def build_extractor(described: dict[str, Any]) -> Extractor:
@@ -74,7 +84,7 @@ def save_weights(detector: Detector, data: dict[str, Any], path: Path) -> None:
     tensors = {name: value.contiguous() for name, value in detector.state_dict().items()}
     tensors |= {TENSORS + name: value.contiguous() for name, value in data.items() if isinstance(value, torch.Tensor)}
     plain = {name: value for name, value in data.items() if not isinstance(value, torch.Tensor)}
-    described = {"detector": detector.settings(), "data": plain, "threshold": asdict(detector.threshold)}
+    described = {"detector": detector.settings(), "data": plain, **detector.measured()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     save_file(tensors, temporary, {METADATA: json.dumps(described)})

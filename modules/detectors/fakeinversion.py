@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from modules.detectors.base import Detector, OptimizerCallable, SchedulerCallable
+from modules.detectors.calibration import Method
 from modules.images import to_unit
 from modules.networks.augment import center_crop, random_crop, random_flip, resize
 from modules.networks.backbones import build_backbone
@@ -30,6 +31,7 @@ class FakeInversion(Detector):
         optimizer: From parameters to an optimiser.
         scheduler: From the optimiser to a learning-rate schedule, stepped once an epoch.
         threshold_fpr: False positive rate at which the threshold is set on the validation set's real images.
+        calibration: How a score becomes a probability (see `Detector`).
     """
 
     name: ClassVar[str] = "fakeinversion"
@@ -46,8 +48,9 @@ class FakeInversion(Detector):
         optimizer: OptimizerCallable = lambda parameters: AdamW(parameters, lr=1e-4, weight_decay=1e-4),
         scheduler: SchedulerCallable | None = None,
         threshold_fpr: float = 0.05,
+        calibration: Method = "none",
     ) -> None:
-        super().__init__(optimizer, scheduler, threshold_fpr)
+        super().__init__(optimizer, scheduler, threshold_fpr, calibration)
         self.inputs = list(inputs) if inputs is not None else ["image", "noise_map", "reconstruction"]
         unknown = [name for name in self.inputs if name not in INPUTS]
         if unknown or not self.inputs or len(set(self.inputs)) != len(self.inputs):

@@ -11,6 +11,9 @@ from modules.settings import settings_of
 
 Features = dict[str, Tensor]
 
+# Constructor arguments that change no number: no part of a fingerprint.
+MEMORY_ONLY = ("rows_at_once",)
+
 
 class Extractor(nn.Module, ABC):
     """A frozen function of an image whose results are cached.
@@ -27,8 +30,8 @@ class Extractor(nn.Module, ABC):
     warn_below: ClassVar[dict[str, tuple[float, str]]] = {}
 
     def settings(self) -> dict[str, Any]:
-        """Class and constructor arguments in plain types."""
-        return settings_of(self)
+        """Class and constructor arguments in plain types, without those that change memory only."""
+        return settings_of(self, skip=MEMORY_ONLY)
 
     @property
     def weights(self) -> dict[str, str | None]:
@@ -49,7 +52,11 @@ class Extractor(nn.Module, ABC):
 
     @abstractmethod
     def prepare(self, image: Tensor) -> Tensor:
-        """Bring one decoded image to the form that `forward` stacks: uint8 `[3, H, W]` to uint8 `[3, h, w]`. Runs in loader workers."""
+        """Bring one decoded image to the form that `forward` stacks: uint8 `[3, H, W]` to uint8 `[3, h, w]`. Runs in loader workers.
+
+        Raises:
+            UnusableImageError: If this image cannot be brought to it; it is skipped with this reason.
+        """
 
     def prompts_for(self, images: Tensor, captions: Sequence[str | None]) -> list[str]:
         """The prompt of each image; the records' captions, or none, unless a subclass captions them."""

@@ -8,18 +8,16 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from modules.diffusion.captioner import Captioner
+from modules.diffusion.latent_denoiser import DTYPES
 from modules.diffusion.latent_diffusion import LatentDiffusion
-from modules.extractors.base import Extractor, Features, finite_images
+from modules.extractors.base import Features, finite_images
+from modules.extractors.prompted import PromptedExtractor, PromptSource
 from modules.images import psnr, to_uint8, to_unit
 
 log = logging.getLogger(__name__)
 
-PROMPT_SOURCES = ("records", "empty", "captioner")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-
-class InversionExtractor(Extractor):
+class InversionExtractor(PromptedExtractor):
     """Text-conditioned DDIM inversion and reconstruction of an image by a latent diffusion model.
 
     `forward` gives uint8 `[B, 3, size, size]` features `image`, `noise_map` (the decoded end of the inversion) and
@@ -51,16 +49,13 @@ class InversionExtractor(Extractor):
         size: int = 512,
         steps: int = 50,
         guidance: float = 1.0,
-        prompt_source: Literal["records", "empty", "captioner"] = "records",
+        prompt_source: PromptSource = "records",
         captioner: str = "Salesforce/blip2-opt-2.7b",
         captioner_revision: str | None = None,
         model_dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         keep_latents: bool = False,
     ) -> None:
-        super().__init__()
-        if prompt_source not in PROMPT_SOURCES:
-            msg = f"prompt_source is {prompt_source!r}; it must be one of {PROMPT_SOURCES}"
-            raise ValueError(msg)
+        super().__init__(prompt_source, captioner, captioner_revision)
         if size < 8 or steps < 1:
             msg = f"size is {size} and steps is {steps}; at least 8 pixels and one step are needed"
             raise ValueError(msg)
@@ -69,25 +64,15 @@ class InversionExtractor(Extractor):
         self.size = size
         self.steps = steps
         self.guidance = guidance
-        self.prompt_source = prompt_source
-        self.captioner = captioner
-        self.captioner_revision = captioner_revision
         self.model_dtype = model_dtype
         self.keep_latents = keep_latents
         self.diffusion: LatentDiffusion | None = None
         self.exact: LatentDiffusion | None = None  # float32, once an image has needed it
-        self.describe: Captioner | None = None
 
     @property
     def weights(self) -> dict[str, str | None]:
         """The diffusion model, and the captioner where one is used."""
-        named = {self.model: self.revision}
-        return named | {self.captioner: self.captioner_revision} if self.prompt_source == "captioner" else named
-
-    @property
-    def uses_record_captions(self) -> bool:
-        """True where the records' captions are the prompts."""
-        return self.prompt_source == "records"
+        return {self.model: self.revision} | super().weights
 
     def load(self) -> None:
         """Load the diffusion model and, where it is used, the captioner."""
@@ -95,8 +80,7 @@ class InversionExtractor(Extractor):
         if self.guidance > 1:
             log.warning("guidance %s is above 1: inversion and reconstruction no longer undo each other", self.guidance)
         self.diffusion = LatentDiffusion.from_pretrained(self.model, dtype, revision=self.revision)
-        if self.prompt_source == "captioner":
-            self.describe = Captioner.from_pretrained(self.captioner, dtype, self.captioner_revision)
+        self.load_captioner(dtype)
 
     def prepare(self, image: Tensor) -> Tensor:
         """Centre square, its side resized to `size`: uint8 `[3, H, W]` to uint8 `[3, size, size]`."""
@@ -104,13 +88,6 @@ class InversionExtractor(Extractor):
         if square.shape[1] == self.size:
             return square
         return transforms.resize(square, [self.size, self.size], transforms.InterpolationMode.BICUBIC, antialias=True)
-
-    def prompts_for(self, images: Tensor, captions: Sequence[str | None]) -> list[str]:
-        """The prompt of each image by `prompt_source`."""
-        if self.prompt_source == "captioner":
-            self._loaded()
-            captions = self.describe(images) if self.describe else captions
-        return [""] * len(captions) if self.prompt_source == "empty" else super().prompts_for(images, captions)
 
     def forward(self, images: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Features:
         """Invert, reconstruct and decode both; see the class for the features. Nothing random: `seeds` are not used.
@@ -157,7 +134,8 @@ class InversionExtractor(Extractor):
 
     def unload(self) -> None:
         """Let go of the networks, so that training has their memory."""
-        self.diffusion = self.exact = self.describe = None
+        super().unload()
+        self.diffusion = self.exact = None
 
     def _loaded(self) -> LatentDiffusion:
         if self.diffusion is None:

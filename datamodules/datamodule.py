@@ -101,7 +101,8 @@ class FeatureDataModule(pl.LightningDataModule):
     Args:
         source: Where the records come from.
         extractor: What turns an image into features.
-        perturbation: What every image goes through first; part of the cache's fingerprint.
+        perturbation: What every image goes through first, for example `jpeg_75` (`evaluate.py --help` lists all); part of the cache's
+            fingerprint.
         cache_dir: Root of the feature cache, shared by all runs.
         batch_size: Samples a training or evaluation batch, on each process.
         num_workers: Processes that read cached features; reading is quick, so none are needed for small features.

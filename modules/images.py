@@ -1,4 +1,4 @@
-"""Images as tensors: the two ranges that extractors accept, and the way between them."""
+"""Images as tensors: the two ranges that extractors accept, the way between them, and their centre."""
 
 import torch
 from torch import Tensor
@@ -34,3 +34,13 @@ def psnr(first: Tensor, second: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB of uint8 image pairs, `[B, 3, H, W]` each to `[B]`; infinite for equal images."""
     error = (first.double() - second.double()).square().flatten(1).mean(1)
     return 10 * torch.log10(255**2 / error)
+
+
+def center_square(image: Tensor, size: int) -> Tensor:
+    """The centre square of an image at another side, bicubic with antialiasing: uint8 `[3, H, W]` to uint8 `[3, size, size]`."""
+    from torchvision.transforms.v2 import functional as transforms
+
+    square = transforms.center_crop(image, [min(image.shape[1:])] * 2)
+    if square.shape[1] == size:
+        return square
+    return transforms.resize(square, [size, size], transforms.InterpolationMode.BICUBIC, antialias=True)

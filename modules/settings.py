@@ -39,7 +39,7 @@ def _arguments(kind: type) -> list[str]:
     for each in kind.__mro__:
         if "__init__" not in vars(each):
             continue
-        parameters = list(inspect.signature(each.__init__).parameters.values())[1:]
+        parameters = list(inspect.signature(vars(each)["__init__"]).parameters.values())[1:]
         plain = [found for found in parameters if found.kind not in (found.VAR_POSITIONAL, found.VAR_KEYWORD)]
         names += [found.name for found in plain if found.name not in names]
         if not any(found.kind is found.VAR_KEYWORD for found in parameters):

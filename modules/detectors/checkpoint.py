@@ -16,7 +16,7 @@ from modules.settings import from_settings
 # In a safetensors file: the description as JSON, and what of it is a tensor.
 METADATA, TENSORS = "undertow", "undertow."
 # Constructor arguments that name weights to start from, and what they are once there are trained ones.
-START: dict[str, Any] = {"pretrained": False, "weights": None}
+START: dict[str, Any] = {"pretrained": False, "weights": None, "checkpoints": None}
 
 
 def load_detector(path: str) -> tuple[Detector, dict[str, Any]]:
@@ -31,11 +31,7 @@ def load_detector(path: str) -> tuple[Detector, dict[str, Any]]:
     Raises:
         CheckpointError: If there is no such file, or it is not a checkpoint of this project.
     """
-    checkpoint = _read(path)
-    described = checkpoint.get("undertow") if isinstance(checkpoint, dict) else None
-    if not described:
-        msg = f"checkpoint {path!r} was not written by train.py: it does not say which detector it holds"
-        raise CheckpointError(msg)
+    checkpoint, described = _described(path)
     try:
         detector: Detector = from_settings(_without_start(described["detector"]), base=Detector)
         # Checkpoints from before there were calibrations lack theirs.
@@ -46,6 +42,25 @@ def load_detector(path: str) -> tuple[Detector, dict[str, Any]]:
     except Exception as error:  # building what a file names raises nearly every type there is
         msg = f"checkpoint {path!r} does not fit this version of the code ({type(error).__name__}: {_first_line(error)})"
         raise CheckpointError(msg) from error
+
+
+def load_extractor(path: str) -> Extractor:
+    """The extractor whose features the detector of a checkpoint reads, without its weights yet.
+
+    Raises:
+        CheckpointError: As for `load_detector` and `build_extractor`.
+    """
+    return build_extractor(dict(_described(path)[1]["data"] or {}))
+
+
+def _described(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A checkpoint, and what it says of itself."""
+    checkpoint = _read(path)
+    described = checkpoint.get("undertow") if isinstance(checkpoint, dict) else None
+    if not described:
+        msg = f"checkpoint {path!r} was not written by train.py: it does not say which detector it holds"
+        raise CheckpointError(msg)
+    return checkpoint, described
 
 
 def _without_start(settings: Any) -> Any:

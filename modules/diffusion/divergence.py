@@ -90,7 +90,7 @@ def exact(field: Field, states: Tensor, rows_at_once: int) -> Tensor:
             placed = rows.to(states.device)
             images, entries = placed // dimension, placed % dimension
             tangents = states.new_zeros(len(rows), dimension).scatter_(1, entries[:, None], 1).reshape(len(rows), *states.shape[1:])
-            _, moved = torch.func.jvp(lambda z, images=images: field(z, images), (states[images],), (tangents,))
+            moved: Tensor = torch.func.jvp(lambda z, images=images: field(z, images), (states[images],), (tangents,))[1]
             diagonal[placed] = moved.flatten(1).gather(1, entries[:, None])[:, 0]
     return diagonal.reshape(len(states), dimension).sum(1)
 

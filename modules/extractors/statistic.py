@@ -14,7 +14,7 @@ from modules.extractors.base import Features
 from modules.extractors.prompted import PromptedExtractor, PromptSource
 from modules.images import center_square
 
-EMPTY = "empty"
+EMPTY: PromptSource = "empty"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from datamodules.errors import DataError
 from datamodules.extraction import ExtractionModule, check_captions, seed_of
 from datamodules.records import Record
 from datamodules.sources import ManifestSource
+from modules.errors import UnusableImageError
 from modules.extractors.base import Extractor
 
 
@@ -302,3 +303,73 @@ def test_the_perturbation_is_applied_before_extraction(data_set):
 def test_an_unknown_perturbation_is_refused_at_once(data_set):
     with pytest.raises(ValueError, match="jpeg_Q"):
         data_set(perturbation="jpeg_101")
+
+
+class WholeImages(NoiseExtractor):
+    """Keeps images as they are, whatever their size, and refuses the small ones."""
+
+    name = "whole"
+    seen = None
+
+    def prepare(self, image):
+        if min(image.shape[1:]) < 18:
+            msg = "smaller than 18 pixels"
+            raise UnusableImageError(msg)
+        return image
+
+    def forward(self, images, prompts, seeds):
+        type(self).seen.append(tuple(images.shape))
+        return {"image": images, "mean": images.float().mean((1, 2, 3))}
+
+
+@pytest.fixture
+def sizes(data_set, tmp_path):
+    rng = np.random.default_rng(1)
+    for i, (height, width) in enumerate([(20, 24), (21, 30)] * 5 + [(20, 24), (17, 24)]):
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(tmp_path / "images" / f"{i}.png")
+    WholeImages.seen = []
+    return data_set(extractor=WholeImages(str(data_set.model)))
+
+
+def test_images_of_several_sizes_go_through_in_stacks_and_come_back_as_they_are(sizes):
+    extract(sizes)
+    assert {shape[1:] for shape in WholeImages.seen} == {(3, 20, 24), (3, 21, 30)}
+    assert len(WholeImages.seen) == 6  # three batches of four, each of both sizes: never one pass an image
+    assert sum(shape[0] for shape in WholeImages.seen) == 11
+    by_key = {record.key: record for record in sizes.records()}
+    shapes = set()
+    for loader in (sizes.train_dataloader(), sizes.val_dataloader(), sizes.test_dataloader()):
+        for batch in loader:
+            for key, image, mean in zip(batch["key"], batch["features"]["image"], batch["features"]["mean"], strict=True):
+                with Image.open(by_key[key].path) as stored:
+                    pixels = np.asarray(stored)
+                assert np.array_equal(image.permute(1, 2, 0).numpy(), pixels)
+                assert float(mean) == pytest.approx(pixels.mean(), rel=1e-5)
+                shapes.add(pixels.shape)
+    assert len(shapes) == 2
+
+
+def test_a_batch_of_several_sizes_is_a_list_and_of_one_size_a_tensor(sizes):
+    extract(sizes)
+    records = [record for record in sizes.records() if record.split == "train"]
+    whole = next(iter(FeatureDataModule.loader(sizes, "train")))
+    assert isinstance(whole["features"]["image"], list) == (len({tuple(image.shape) for image in whole["features"]["image"]}) > 1)
+    assert isinstance(whole["features"]["mean"], torch.Tensor)
+    assert len(records) >= len(whole["key"])
+
+
+def test_an_image_that_the_extractor_cannot_take_is_a_recorded_skip(sizes):
+    extract(sizes)
+    manifest = json.loads((sizes.cache.folder / "manifest.json").read_text())
+    [failure] = manifest["failures"]
+    assert failure["where"].endswith("11.png")
+    assert failure["reason"] == "smaller than 18 pixels"
+    assert manifest["counts"]["images"] == 11
+
+
+def test_an_image_that_a_perturbation_cannot_be_applied_to_is_a_recorded_skip(data_set):
+    data = data_set(perturbation="crop_22")
+    extract(data)
+    manifest = json.loads((data.cache.folder / "manifest.json").read_text())
+    assert manifest["counts"] == {"images": 0, "failures": 12}
+    assert "crop" in manifest["failures"][0]["reason"]

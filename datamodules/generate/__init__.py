@@ -1,0 +1,7 @@
+"""Makes the generated half of a study from the captions of its photographs.
+
+A photograph and its fake carry the same caption, from the same source: the text that a person wrote on seeing the photograph is the
+prompt of its fake. So every caption stands once in each class, and a detector that sees captions only is right half of the time. What is
+left to see is how well an image fits its caption, which is a trait of the generator and not of the bookkeeping. Two things do differ by
+class: format and size (photographs stay the files that they are, fakes are PNG). Look at these before trusting a number.
+"""

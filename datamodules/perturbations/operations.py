@@ -1,0 +1,177 @@
+"""What perturbations do to pixels: functions of an image, a seed and a number.
+
+Each takes uint8 `[H, W, 3]`, gives a new uint8 `[h, w, 3]` that is contiguous and can be written to (`unchanged` gives the image
+itself), and draws whatever is random from its seed alone.
+"""
+
+import io
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision.transforms.v2 import functional as transforms
+
+from datamodules.reader import DEFAULT_LIMITS, ImageError
+
+Pixels = NDArray[np.uint8]
+
+BRIGHTNESS = CONTRAST = SATURATION = (0.75, 1.25)
+HUE = (-0.1, 0.1)
+FLIP_PROBABILITY = 0.5
+BLUR_RADIUS = 4  # standard deviations that the kernel reaches: beyond lie less than 0.01% of its weight
+
+
+def unchanged(image: Pixels, seed: int) -> Pixels:
+    """The image itself."""
+    return np.ascontiguousarray(image)
+
+
+def jpeg(image: Pixels, seed: int, quality: float, subsampling: int) -> Pixels:
+    """The image after a round trip through JPEG.
+
+    Args:
+        image: uint8 `[H, W, 3]`.
+        seed: Not used.
+        quality: 1 to 100, on libjpeg's scale.
+        subsampling: 0 for 4:4:4, 2 for 4:2:0.
+
+    Raises:
+        ImageError: A side is longer than the format holds.
+    """
+    return _stored(image, "JPEG", quality=int(quality), subsampling=subsampling)
+
+
+def webp(image: Pixels, seed: int, quality: float) -> Pixels:
+    """The image after a round trip through lossy WebP at a quality from 1 to 100.
+
+    Raises:
+        ImageError: A side is longer than the format holds.
+    """
+    return _stored(image, "WEBP", quality=int(quality))
+
+
+def _stored(image: Pixels, form: str, **options: int) -> Pixels:
+    buffer = io.BytesIO()
+    try:
+        Image.fromarray(image).save(buffer, form, **options)
+    except (OSError, ValueError) as error:
+        height, width = image.shape[:2]
+        msg = f"The image has {width}x{height} pixels, which {form} cannot store ({' '.join(str(error).split())[:100]})."
+        raise ImageError(msg) from error
+    with Image.open(buffer, formats=[form]) as stored:
+        return np.array(stored.convert("RGB"))
+
+
+def resize(image: Pixels, seed: int, factor: float) -> Pixels:
+    """Both sides times a factor, rounded, 1 pixel at least.
+
+    Raises:
+        ImageError: The result has more pixels than an image may have.
+    """
+    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+    if height * width > DEFAULT_LIMITS.max_pixels:
+        msg = f"The image would have {width}x{height} pixels, the limit is {DEFAULT_LIMITS.max_pixels} in all."
+        raise ImageError(msg)
+    return _resampled(image, height, width)
+
+
+def limit(image: Pixels, seed: int, pixels: float) -> Pixels:
+    """The longer side made `pixels` long where it is longer; a smaller image stays as it is."""
+    factor = pixels / max(image.shape[:2])
+    if factor >= 1:
+        return np.array(image)
+    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+    return _resampled(image, height, width)
+
+
+def _resampled(image: Pixels, height: int, width: int) -> Pixels:
+    # Pillow widens the kernel when it makes an image smaller, so nothing aliases.
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def crop(image: Pixels, seed: int, pixels: float) -> Pixels:
+    """A square of `pixels` at a random place.
+
+    Raises:
+        ImageError: The image is smaller.
+    """
+    size = int(pixels)
+    height, width = image.shape[:2]
+    if min(height, width) < size:
+        msg = f"The image has {width}x{height} pixels, smaller than the crop of {size} pixels; use crop_half."
+        raise ImageError(msg)
+    return _random_part(image, seed, size, size)
+
+
+def crop_half(image: Pixels, seed: int) -> Pixels:
+    """A part at a random place, each side half of the image's (rounded down, 1 pixel at least)."""
+    height, width = image.shape[:2]
+    return _random_part(image, seed, max(1, height // 2), max(1, width // 2))
+
+
+def _random_part(image: Pixels, seed: int, height: int, width: int) -> Pixels:
+    rng = np.random.default_rng(seed)
+    top = rng.integers(image.shape[0] - height + 1)
+    left = rng.integers(image.shape[1] - width + 1)
+    return np.array(image[top : top + height, left : left + width])
+
+
+def blur(image: Pixels, seed: int, sigma: float) -> Pixels:
+    """Gaussian blur with a standard deviation of `sigma` pixels; the image is mirrored at its edges.
+
+    The kernel is sampled at whole pixels, reaches `BLUR_RADIUS` standard deviations and has sum 1.
+    """
+    # One axis after the other: torchvision's own blur builds the square kernel, whose cost grows with the square of sigma, and cannot
+    # mirror an image that is smaller than it.
+    radius = int(BLUR_RADIUS * sigma + 0.5)
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float64) / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).float()
+    blurred = np.empty(image.shape, np.uint8)
+    for channel in range(image.shape[2]):
+        padded = np.pad(image[..., channel].astype(np.float32), radius, mode="symmetric")
+        rows = torch.nn.functional.conv2d(torch.from_numpy(padded)[None, None], kernel.view(1, 1, -1, 1))
+        whole = torch.nn.functional.conv2d(rows, kernel.view(1, 1, 1, -1))[0, 0]
+        blurred[..., channel] = whole.round_().clamp_(0, 255).numpy()
+    return blurred
+
+
+def noise(image: Pixels, seed: int, sigma: float) -> Pixels:
+    """Independent Gaussian noise on every value, with a standard deviation of `sigma` · 255, rounded and clipped."""
+    values = np.random.default_rng(seed).standard_normal(image.shape, dtype=np.float32)
+    values *= np.float32(sigma * 255)
+    values += image
+    return np.clip(np.rint(values, out=values), 0, 255, out=values).astype(np.uint8)
+
+
+def grayscale(image: Pixels, seed: int) -> Pixels:
+    """ITU-R 601 luma, 0.299 R + 0.587 G + 0.114 B, in three equal channels."""
+    return np.array(Image.fromarray(image).convert("L").convert("RGB"))
+
+
+def horizontal_flip(image: Pixels, seed: int) -> Pixels:
+    """The image or, with probability `FLIP_PROBABILITY`, its mirror image."""
+    flips = np.random.default_rng(seed).random() < FLIP_PROBABILITY
+    return np.array(image[:, ::-1] if flips else image, order="C")
+
+
+def rotate(image: Pixels, seed: int, degrees: float) -> Pixels:
+    """The image turned about its centre by an angle that is uniform in ±`degrees`; bilinear, black corners, size kept."""
+    angle = np.random.default_rng(seed).uniform(-degrees, degrees)
+    return np.array(Image.fromarray(image).rotate(angle, Image.Resampling.BILINEAR))
+
+
+def color_jitter(image: Pixels, seed: int) -> Pixels:
+    """Brightness, contrast, saturation and hue changed at random, by torchvision's definitions.
+
+    Order and factors are drawn like those of torchvision's `ColorJitter(0.25, 0.25, 0.25, 0.1)` after `torch.manual_seed(seed)`, from a
+    generator of its own.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(4, generator=generator).tolist()
+    changes = (transforms.adjust_brightness, transforms.adjust_contrast, transforms.adjust_saturation, transforms.adjust_hue)
+    factors = [float(torch.empty(1).uniform_(*span, generator=generator)) for span in (BRIGHTNESS, CONTRAST, SATURATION, HUE)]
+    pixels = torch.tensor(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
+    for i in order:
+        pixels = changes[i](pixels, factors[i])
+    return pixels.permute(1, 2, 0).contiguous().numpy()

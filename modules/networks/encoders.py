@@ -1,0 +1,232 @@
+"""Image encoders of open_clip and timm by name: pixels to one embedding an image."""
+
+import difflib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from modules.errors import ModelError
+
+LIBRARIES = ("open_clip", "timm")
+EXAMPLES = "'open_clip/ViT-L-14/datacomp_xl_s13b_b90k' or 'timm/vit_large_patch14_dinov2.lvd142m'"
+
+
+class EncoderName(NamedTuple):
+    """The parts of an encoder's name.
+
+    Attributes:
+        library: `open_clip` or `timm`.
+        architecture: What the library calls the network.
+        weights: open_clip's tag of the weights, or a file of them; empty where the name has none.
+    """
+
+    library: str
+    architecture: str
+    weights: str
+
+    @property
+    def file(self) -> str | None:
+        """The weights where they are a file on disk."""
+        return self.weights if self.weights and Path(self.weights).is_file() else None
+
+
+class ImageEncoder(nn.Module):
+    """A frozen network that gives one embedding an image, with its own normalisation inside.
+
+    Args:
+        network: From normalised `[B, 3, size, size]` to `[B, D]`, or a tuple that begins with that.
+        size: Side in pixels of the images.
+        mean: Of each channel in [0, 1], which is taken off.
+        std: Of each channel in [0, 1], by which is divided.
+
+    Attributes:
+        size: As given.
+        mean: As given.
+        std: As given.
+        dimension: D.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, network: nn.Module, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.size = size
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.register_buffer("shift", torch.tensor(self.mean)[:, None, None], persistent=False)
+        self.register_buffer("scale", torch.tensor(self.std)[:, None, None], persistent=False)
+        self.requires_grad_(False).eval()
+        with torch.no_grad():
+            self.dimension = self(torch.zeros(1, 3, size, size)).shape[1]
+
+    def train(self, mode: bool = True) -> "ImageEncoder":
+        """Stays in evaluation mode whatever is asked: its embeddings are cached."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embeddings of float images `[B, 3, size, size]` in [0, 1]: float32 `[B, D]`."""
+        outputs = self.network((images - self.shift) / self.scale)
+        embeddings: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
+        return embeddings.float()
+
+
+def parse_name(name: str) -> EncoderName:
+    """Take an encoder's name apart; nothing is loaded.
+
+    Args:
+        name: `open_clip/ARCHITECTURE/TAG`, `open_clip/ARCHITECTURE`, `timm/NAME`; in place of a tag, or after timm's name, a file of
+            weights may stand: `open_clip/ViT-L-14//data/vit.safetensors`.
+
+    Raises:
+        ModelError: If it begins with neither library, or names no architecture.
+    """
+    library, _, rest = name.partition("/")
+    architecture, _, weights = rest.partition("/")
+    if library not in LIBRARIES or not architecture:
+        msg = f"encoder {name!r} is not LIBRARY/NAME with one of the libraries {list(LIBRARIES)}; for example {EXAMPLES}"
+        raise ModelError(msg)
+    return EncoderName(library, architecture, weights)
+
+
+def encoder_size(name: str) -> int:
+    """Side in pixels of the images that an encoder was trained on, from its library's configuration: no network is built.
+
+    Raises:
+        ModelError: If there is no such encoder, or its images are not square.
+    """
+    parsed = parse_name(name)
+    if parsed.library == "open_clip":
+        return _side(_open_clip_config(name, parsed)["vision_cfg"].get("image_size", 224), name)
+    return _side(_timm_config(name, parsed).input_size[1:], name)
+
+
+def build_encoder(name: str, pretrained: bool = True, projection: bool = True, size: int | None = None) -> ImageEncoder:
+    """An encoder in evaluation mode, on the CPU, in float32.
+
+    Args:
+        name: As in `parse_name`.
+        pretrained: Load the weights that the name says, downloaded where they are not on disk. Without, they are random numbers, the
+            same ones in every process.
+        projection: Give open_clip's embedding in the space that it shares with texts; otherwise the pooled one before it (1024 numbers
+            for ViT-L/14, what Cozzolino et al. 2024 use). timm's networks have no projection: they give the pooled embedding either way.
+        size: Side in pixels of the images, the encoder's own by default; position embeddings are interpolated to another.
+
+    Raises:
+        ModelError: If there is no such encoder, the weights cannot be had, or it has no projection that could be left out.
+    """
+    parsed = parse_name(name)
+    build = _open_clip if parsed.library == "open_clip" else _timm
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return build(name, parsed, pretrained, projection, size)
+    except ModelError:
+        raise
+    except Exception as error:  # the two libraries raise OSError, RuntimeError, KeyError and more where weights are missing or others'
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        msg = (
+            f"encoder {name!r} cannot be built ({reason}). Its weights are downloaded on first use: where there is no network, fetch them "
+            f"elsewhere and name the file, as in {parsed.library}/{parsed.architecture}//data/weights.safetensors"
+        )
+        raise ModelError(msg) from error
+
+
+def _open_clip(name: str, parsed: EncoderName, pretrained: bool, projection: bool, size: int | None) -> ImageEncoder:
+    import open_clip
+
+    _open_clip_config(name, parsed)
+    if pretrained and not parsed.weights:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(parsed.architecture)) or "none"
+        msg = f"encoder {name!r} names no weights; add /TAG with one of {tags}, or a file, or set pretrained to false"
+        raise ModelError(msg)
+    tagged = open_clip.get_pretrained_cfg(parsed.architecture, parsed.weights)
+    if pretrained and not tagged and parsed.file is None:
+        msg = f"encoder {name!r}: {parsed.weights!r} is neither a file nor {_one_of(parsed.weights, _tags(parsed.architecture))}"
+        raise ModelError(msg)
+    model = open_clip.create_model(
+        parsed.architecture,
+        pretrained=parsed.weights if pretrained else None,
+        # OpenAI's weights need another activation than open_clip's own of the same architecture; it would only warn.
+        force_quick_gelu=bool(tagged.get("quick_gelu")),
+        force_image_size=size,
+        pretrained_text=False,
+    )
+    settings = open_clip.get_model_preprocess_cfg(model)
+    network = model.visual
+    if not projection:
+        _drop_projection(name, network)
+    return ImageEncoder(network, _side(settings["size"], name), settings["mean"], settings["std"])
+
+
+def _drop_projection(name: str, network: Any) -> None:
+    """Leave the last linear map of an open_clip image tower out."""
+    if isinstance(getattr(network, "proj", None), nn.Parameter):
+        network.proj = None
+    elif isinstance(head := getattr(network, "head", None), nn.Sequential) and "proj" in dict(head.named_children()):
+        head.proj = nn.Identity()
+    else:
+        msg = f"encoder {name!r} has no projection that could be left out; set projection to true"
+        raise ModelError(msg)
+
+
+def _timm(name: str, parsed: EncoderName, pretrained: bool, projection: bool, size: int | None) -> ImageEncoder:
+    import timm
+
+    config = _timm_config(name, parsed)
+    if parsed.weights and parsed.file is None:
+        msg = f"encoder {name!r}: there is no file {parsed.weights!r}; timm's weights are part of the name, after a dot"
+        raise ModelError(msg)
+    own = _side(config.input_size[1:], name)
+    options: dict[str, Any] = {"img_size": size} if size not in (None, own) and config.fixed_input_size else {}
+    if parsed.file is not None:
+        options["pretrained_cfg_overlay"] = {"file": parsed.file, "custom_load": False}
+    network = timm.create_model(parsed.architecture, pretrained=pretrained, num_classes=0, **options)
+    return ImageEncoder(network, size or own, config.mean, config.std)
+
+
+def _open_clip_config(name: str, parsed: EncoderName) -> dict[str, Any]:
+    import open_clip
+
+    known = open_clip.list_models()
+    if parsed.architecture not in known:  # open_clip takes hub ids as well, which cannot be pinned to a revision
+        msg = f"encoder {name!r}: {parsed.architecture!r} is not {_one_of(parsed.architecture, known)}"
+        raise ModelError(msg)
+    return dict(open_clip.get_model_config(parsed.architecture))
+
+
+def _timm_config(name: str, parsed: EncoderName) -> Any:
+    import timm
+
+    base, _, tag = parsed.architecture.partition(".")
+    if not timm.is_model(base):
+        msg = f"encoder {name!r}: timm has no model {base!r}; {_one_of(base, timm.list_models())}"
+        raise ModelError(msg)
+    known = [model.partition(".")[2] for model in timm.list_pretrained(f"{base}.*")]
+    if tag and tag not in known:
+        msg = f"encoder {name!r}: timm's {base!r} has no weights {tag!r}; {_one_of(tag, known)}"
+        raise ModelError(msg)
+    return timm.get_pretrained_cfg(parsed.architecture)
+
+
+def _tags(architecture: str) -> list[str]:
+    import open_clip
+
+    return list(open_clip.list_pretrained_tags_by_model(architecture))
+
+
+def _one_of(wrong: str, known: list[str]) -> str:
+    """Words for an error: the names most like a wrong one."""
+    similar = difflib.get_close_matches(wrong, known, 5, 0.4) or known[:5]
+    return f"one of its {len(known)} names; similar: {', '.join(similar) or 'none'}"
+
+
+def _side(size: Any, name: str) -> int:
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        msg = f"encoder {name!r} takes images of {height}×{width} pixels; only encoders of square images are supported"
+        raise ModelError(msg)
+    return int(height)

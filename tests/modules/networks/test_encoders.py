@@ -1,0 +1,155 @@
+"""Image encoders by name, against their libraries' own calls."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from modules.errors import ModelError
+from modules.networks.encoders import build_encoder, encoder_size, parse_name
+from tests.modules.networks.encoders import TINY, add_tiny
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return add_tiny(tmp_path_factory.mktemp("clip"), "tiny-encoders")
+
+
+@pytest.fixture
+def images():
+    return torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def normalised(images, mean, std):
+    return (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+def test_open_clip_from_a_file_gives_what_open_clip_gives(tiny, images, tmp_path):
+    import open_clip
+
+    reference = open_clip.create_model("tiny-encoders").eval()
+    path = tmp_path / "clip.safetensors"
+    save_file(reference.state_dict(), path)
+    encoder = build_encoder(f"{tiny}/{path}")
+    with torch.no_grad():
+        expected = reference.encode_image(normalised(images, CLIP_MEAN, CLIP_STD))
+        assert torch.allclose(encoder(images), expected, atol=1e-5)
+    assert (encoder.size, encoder.dimension) == (32, 12)
+    assert encoder.mean == pytest.approx(CLIP_MEAN)
+    assert encoder.std == pytest.approx(CLIP_STD)
+
+
+def test_without_projection_it_is_the_embedding_that_the_projection_is_given(tiny, images):
+    projected, pooled = build_encoder(tiny, pretrained=False), build_encoder(tiny, pretrained=False, projection=False)
+    assert pooled.dimension == TINY["vision_cfg"]["width"]
+    assert torch.allclose(pooled(images) @ projected.network.proj, projected(images), atol=1e-5)
+
+
+def test_the_projection_of_a_timm_tower_within_open_clip(tmp_path, images):
+    vision = {"timm_model_name": "test_resnet", "timm_pool": "avg", "timm_proj": "linear", "image_size": 32}
+    name = add_tiny(tmp_path, "tiny-timm-tower", vision_cfg=vision)
+    projected, pooled = build_encoder(name, pretrained=False), build_encoder(name, pretrained=False, projection=False)
+    assert (projected.dimension, pooled.dimension) == (12, 96)
+    assert torch.allclose(projected.network.head.proj(pooled(images)), projected(images), atol=1e-5)
+
+
+def test_a_projection_that_cannot_be_left_out(tmp_path):
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
+    name = add_tiny(tmp_path, "tiny-clip-resnet", vision_cfg=vision)
+    with pytest.raises(ModelError, match="set projection to true"):
+        build_encoder(name, pretrained=False, projection=False)
+
+
+def test_timm_gives_what_timm_gives(tmp_path):
+    import timm
+
+    reference = timm.create_model("test_vit", pretrained=False).eval()
+    path = tmp_path / "vit.safetensors"
+    save_file(reference.state_dict(), path)
+    encoder = build_encoder(f"timm/test_vit/{path}")
+    images = torch.rand(2, 3, 160, 160)
+    with torch.no_grad():
+        tokens = reference.forward_features((images - 0.5) / 0.5)
+        expected = reference.forward_head(tokens, pre_logits=True)
+    assert torch.allclose(encoder(images), expected, atol=1e-5)
+    assert (encoder.size, encoder.dimension) == (160, 64)
+
+
+@pytest.mark.parametrize("name", ["timm/test_vit", "timm/test_resnet", "open_clip"])
+def test_another_size_than_the_encoders_own(name, tiny):
+    encoder = build_encoder(tiny if name == "open_clip" else name, pretrained=False, size=64)
+    assert encoder.size == 64
+    assert encoder(torch.rand(2, 3, 64, 64)).shape == (2, encoder.dimension)
+
+
+def test_sizes_are_known_without_a_network(tiny):
+    assert encoder_size(tiny) == 32
+    assert encoder_size("open_clip/ViT-L-14/datacomp_xl_s13b_b90k") == 224
+    assert encoder_size("open_clip/ViT-L-14-336") == 336
+    assert encoder_size("timm/vit_large_patch14_dinov2.lvd142m") == 518
+
+
+def test_random_weights_are_the_same_ones_each_time_and_leave_the_generator_alone(tiny, images):
+    torch.manual_seed(1)
+    first = build_encoder(tiny, pretrained=False)(images)
+    after = torch.rand(1)
+    torch.manual_seed(2)
+    assert torch.equal(build_encoder(tiny, pretrained=False)(images), first)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(1), after)
+
+
+def test_it_is_frozen_and_stays_in_evaluation_mode(tiny):
+    encoder = build_encoder(tiny, pretrained=False)
+    encoder.train()
+    assert not any(module.training for module in encoder.modules())
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_the_parts_of_a_name(tmp_path):
+    assert parse_name("open_clip/ViT-B-32//data/x.pt")[1:] == ("ViT-B-32", "/data/x.pt")
+    assert parse_name("timm/resnet50.a1_in1k")[:2] == ("timm", "resnet50.a1_in1k")
+    (tmp_path / "x.pt").touch()
+    assert parse_name(f"timm/resnet50/{tmp_path / 'x.pt'}").file == str(tmp_path / "x.pt")
+    assert parse_name("open_clip/ViT-B-32/laion2b_e16").file is None
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ViT-L-14", "is not LIBRARY/NAME"),
+        ("torchvision/resnet50", r"\['open_clip', 'timm'\]"),
+        ("open_clip/ViT-L-15/openai", r"similar: .*ViT-L-14"),
+        ("open_clip/ViT-L-14/datacomp_xl", r"similar: .*datacomp_xl_s13b_b90k"),
+        ("open_clip/ViT-L-14", r"add /TAG with one of openai"),
+        ("timm/vit_large_patch14_dinov3", r"similar: .*vit_large_patch14_dinov2"),
+        ("timm/vit_large_patch14_dinov2.lvd142", r"similar: lvd142m"),
+        ("timm/test_vit/nowhere.pt", r"no file 'nowhere\.pt'"),
+    ],
+)
+def test_an_unknown_name_is_told_with_similar_ones(name, words):
+    with pytest.raises(ModelError, match=words):
+        build_encoder(name)
+
+
+@pytest.mark.parametrize("name", ["timm/test_vit.r160_in1k", "open_clip/tiny-encoders"])
+def test_weights_that_cannot_be_had_say_what_to_do(name, tiny, tmp_path):
+    (tmp_path / "broken.pt").write_bytes(b"no weights")
+    wanted = name if name.startswith("timm") else f"{name}/{tmp_path / 'broken.pt'}"
+    with pytest.raises(ModelError, match=r"fetch them elsewhere and name the file"):
+        build_encoder(wanted)
+
+
+def test_weights_of_another_network_are_refused(tiny, tmp_path):
+    save_file({"positional_embedding": torch.zeros(8, 16), "logit_scale": torch.zeros(())}, tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match="cannot be built"):
+        build_encoder(f"{tiny}/{tmp_path / 'other.safetensors'}")
+
+
+def test_images_that_are_not_square_are_refused(tmp_path):
+    vision = TINY["vision_cfg"] | {"image_size": [32, 64]}
+    name = add_tiny(tmp_path, "tiny-oblong", vision_cfg=vision)
+    with pytest.raises(ModelError, match="32×64"):
+        encoder_size(name)

@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from cli import HARDWARE, RunError, has_results, hold, is_main_process
 from datamodules.datamodule import FeatureDataModule
 from datamodules.files import write_atomically
+from datamodules.perturbations import NAMES_HELP
 from datamodules.perturbations import perturbation as find_perturbation
 from datamodules.processes import end_with_launcher
 from datamodules.sources.base import Source
@@ -45,18 +46,32 @@ def parser() -> LightningArgumentParser:
         default=None,
         help="of a study, by name: {checkpoint: PATH}, or {config: YAML, overrides: {OPTION: VALUE}}, which is fitted first",
     )
+    built.add_argument(
+        "--overrides",
+        type=dict[str, Any],
+        default={},
+        help="of a study: {OPTION: VALUE} of train.py for all detectors that are fitted first; a detector's own overrides come last",
+    )
     built.add_argument("--datasets", type=dict[str, Source] | None, default=None, help="of a study, by name: sources, as for --data.source")
     built.add_argument(
         "--perturbations",
         type=list[str] | None,
         default=None,
-        help="what every image goes through, each in turn: none, jpeg_Q, jpeg_Q_444; by default what the detector was trained with",
+        help=f"what every image goes through, each in turn; by default what the detector was trained with. {NAMES_HELP}",
     )
     built.add_argument(
         "--reals_from",
         type=dict[str, str],
         default={},
         help="{DATASET: OTHER}: measure a data set's generators against the reals of another",
+    )
+    built.add_argument(
+        "--compare_to",
+        "--compare-to",
+        type=str | None,
+        default=None,
+        help="published numbers, for example targets/zero_shot_blog.json: shown beside the measured ones, with the difference where model, "
+        "data and size are the same",
     )
     built.add_argument(
         "--name",
@@ -139,8 +154,9 @@ def main(args: Sequence[str] | None = None) -> Path:
     parsed = built.parse_args(args)
     options = built.instantiate(parsed)
     check(options)
-    from workflow.study import Study, fit, score_all, write_study
+    from workflow.study import Study, as_options, find_targets, fit, score_all, write_study
 
+    targets = find_targets(options.compare_to)
     name = run_name(options)
     folder = run_folder(Path(options.runs_dir), name, options.resume)
     if is_main_process():
@@ -148,7 +164,7 @@ def main(args: Sequence[str] | None = None) -> Path:
         write_atomically(folder / "config.yaml", built.dump(parsed, skip_validation=True).encode())
     detectors = options.detectors or {"": FittedDetector(options.checkpoint)}
     data: dict[str, Any] = {key: value for key, value in vars(options.data).items() if key != "source"}
-    shared = [f"--data.cache_dir={data['cache_dir']}"]
+    shared = [f"--data.cache_dir={data['cache_dir']}", *as_options(options.overrides)]
     study = Study(
         detectors={label: fit(label, detector, folder / "detectors", shared) for label, detector in detectors.items()},
         sources=options.datasets or {options.data.source.name: options.data.source},
@@ -159,7 +175,7 @@ def main(args: Sequence[str] | None = None) -> Path:
     )
     results = score_all(study, folder / "cells", options.reals_from)
     if is_main_process():
-        print(write_study(study, results, folder, options.reals_from))
+        print(write_study(study, results, folder, options.reals_from, targets))
     return folder
 
 

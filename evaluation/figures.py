@@ -1,6 +1,7 @@
 """ROC curves and score histograms; the same figures go into the report and, as PNG and SVG, under `figures/`."""
 
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -89,10 +90,15 @@ def histogram_figure(
     figure, grid = _canvas(theme, 4.4 if columns == 1 else 3.6 * columns, 0.6 + 2.7 * rows, rows, columns)
     edges = bin_edges(tables) if edges is None else edges
     panels = list(np.atleast_1d(grid).flat)
-    for axes, (name, table) in zip(panels, tables.items(), strict=False):
+    for place, (axes, (name, table)) in enumerate(zip(panels, tables.items(), strict=False)):
         _histogram(axes, table, edges, threshold, theme)
         if len(tables) > 1:
             axes.set_title(_legible(name), color=theme.text, fontsize=9)
+        if place % columns:
+            axes.set_ylabel("")
+        if place + columns < len(tables):  # the panel below has the same axis
+            axes.set_xlabel("")
+            axes.tick_params(labelbottom=False)
     for axes in panels[len(tables) :]:
         axes.set_axis_off()
     handles, labels = panels[0].get_legend_handles_labels()
@@ -116,6 +122,19 @@ def svg(figure: "Figure") -> bytes:
     return _rendered(figure, format="svg", metadata={"Date": None, "Creator": None})
 
 
+def recoloured(drawn: bytes, old: Theme, new: Theme) -> bytes:
+    """An SVG of this module in the colours of another theme, as drawing it again would give it, in no time.
+
+    Args:
+        drawn: Of `svg`, drawn in `old`.
+        old: The theme that it was drawn in.
+        new: Another one; whether it has a paper of its own stays as it was.
+    """
+    pairs = zip((old.text, old.grid, *old.palette), (new.text, new.grid, *new.palette), strict=True)
+    colours = {before.lower().encode(): after.lower().encode() for before, after in pairs}
+    return re.sub(rb"#[0-9a-f]{6}\b", lambda match: colours.get(match[0], match[0]), drawn)
+
+
 def save_figures(folder: Path, tables: Mapping[str, pd.DataFrame], threshold: float | None = None) -> list[Path]:
     """Write `roc`, `roc_log` and `scores`, each as PNG and SVG.
 
@@ -128,6 +147,37 @@ def save_figures(folder: Path, tables: Mapping[str, pd.DataFrame], threshold: fl
         The files.
     """
     figures = {"roc": roc_figure(tables), "roc_log": roc_figure(tables, log=True), "scores": histogram_figure(tables, threshold)}
+    return _saved(folder, figures)
+
+
+def save_figures_by_perturbation(folder: Path, tables: Mapping[str, pd.DataFrame], threshold: float | None = None) -> list[Path]:
+    """Write `roc_by_perturbation` (a curve a perturbation) and `scores_by_perturbation` (a panel each, the same bins), as PNG and SVG.
+
+    Args:
+        folder: Usually `runs/<name>/figures/<detector>`.
+        tables: For each perturbation, reals and fakes of one detector.
+        threshold: The stored threshold, where there is one.
+
+    Returns:
+        The files.
+    """
+    return _saved(folder, {"roc_by_perturbation": roc_figure(tables), "scores_by_perturbation": histogram_figure(tables, threshold)})
+
+
+def save_figure_of_detectors(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[Path]:
+    """Write `roc_of_detectors`, a curve a detector on the same images, as PNG and SVG.
+
+    Args:
+        folder: Usually `runs/<name>/figures`.
+        tables: For each detector, reals and fakes.
+
+    Returns:
+        The files.
+    """
+    return _saved(folder, {"roc_of_detectors": roc_figure(tables)})
+
+
+def _saved(folder: Path, figures: "Mapping[str, Figure]") -> list[Path]:
     written = []
     for name, figure in figures.items():
         contents = {"png": _rendered(figure, format="png", dpi=160), "svg": svg(figure)}
@@ -169,7 +219,8 @@ def _histogram(axes: "Axes", table: pd.DataFrame, edges: NDArray[np.float64], th
             axes.hist(inside, bins=list(edges), weights=np.full(scores.size, 1 / scores.size), **look)
     if threshold is not None and edges[0] <= threshold <= edges[-1]:
         axes.axvline(threshold, color=theme.text, linestyle="--", linewidth=1.1, label="threshold")
-    axes.set(xlabel="score (larger: more likely fake)", ylabel="share of its class")
+    margin = 0.02 * (edges[-1] - edges[0])
+    axes.set(xlim=(edges[0] - margin, edges[-1] + margin), xlabel="score (larger: more likely fake)", ylabel="share of its class")
 
 
 def _canvas(theme: Theme, width: float, height: float, rows: int = 1, columns: int = 1) -> tuple["Figure", Any]:

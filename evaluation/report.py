@@ -7,7 +7,6 @@ import base64
 import io
 import warnings as python_warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from evaluation import figures
+from evaluation.compared import Compared, flat, numbered, verdict
 from evaluation.files import write_atomically
-from evaluation.statistics import CLEAN, against_reals, clean_rows
+from evaluation.statistics import CLEAN, CROSSED, against_reals, by_perturbation, clean_rows
+from evaluation.tables import cell_of, documents_of
+from evaluation.targets import Targets
 from evaluation.verdict import concerns, findings, percent
 
 Load = Callable[[str], Mapping[str, NDArray[np.uint8]]]
@@ -38,7 +40,13 @@ _COLUMNS = {
     "TPR at FPR 0.01": ("tpr_at_fpr", "0.01"),
     "TPR at FPR 0.001": ("tpr_at_fpr", "0.001"),
 }
-_AT_THRESHOLD = {"AUROC": ("auroc",), "TPR at threshold": ("tpr_at_threshold",), "FPR at threshold": ("fpr_at_threshold",)}
+_AT_THRESHOLD = {
+    "AUROC": ("auroc",),
+    "TPR at FPR 0.1": ("tpr_at_fpr", "0.1"),
+    "TPR at threshold": ("tpr_at_threshold",),
+    "FPR at threshold": ("fpr_at_threshold",),
+}
+_COMPARED = ("AUROC", "TPR at FPR 0.1")
 _SOURCES = {"FPR at threshold": ("fpr_at_threshold",)}
 
 
@@ -50,6 +58,7 @@ def write_report(
     title: str = "Detection report",
     facts: Mapping[str, object] | None = None,
     warnings: Sequence[str] = (),
+    published: tuple[Targets, Sequence[Compared]] | None = None,
 ) -> Path:
     """Write `report.html`.
 
@@ -62,11 +71,12 @@ def write_report(
         title: Heading, usually the run's name.
         facts: What was run, by name: detector, checkpoint, configuration, versions.
         warnings: Further sentences that a reader must see first.
+        published: Published numbers, each beside the measured one (see `compared.compare`).
 
     Returns:
         The file.
     """
-    documents = metrics.get("detectors") or {str(frame["detector"].iloc[0]): metrics}
+    documents = documents_of(metrics, str(frame["detector"].iloc[0]))
     sections = [_section(name, frame[frame["detector"] == name], document, load) for name, document in documents.items()]
     folder = jinja2.FileSystemLoader(Path(__file__).parent)
     # Names of generators, files and runs come from others' data: everything is escaped.
@@ -77,7 +87,9 @@ def write_report(
         warnings=list(warnings),
         sections=sections,
         one=len(sections) == 1,
-        comparison=_comparison(documents),
+        comparisons={name: _comparison(documents, place) for name, place in zip(_COMPARED, CROSSED.values(), strict=True)},
+        detectors=_chart_of_detectors(frame, list(documents)),
+        published=None if published is None else _published(*published),
     )
     path = run_dir / "report.html"
     write_atomically(path, html.encode())
@@ -99,13 +111,14 @@ def _section(name: str, frame: pd.DataFrame, document: Mapping[str, Any], load: 
         "perturbations": _table(perturbed, _AT_THRESHOLD),
         "sources": _table(document["by_source_of_reals"], _SOURCES),
         "charts": _charts(tables, threshold),
+        "charts_by_perturbation": _charts_by_perturbation(by_perturbation(frame), threshold),
         "mistakes": _mistakes(clean, threshold, load),
         "bootstrap": document["bootstrap"],
     }
 
 
-def _comparison(documents: Mapping[str, Any]) -> dict[str, Any]:
-    """AUROC of all detectors side by side: over all images, by generator, and by perturbation where there are several."""
+def _comparison(documents: Mapping[str, Any], place: tuple[str, ...]) -> dict[str, Any]:
+    """One number of all detectors side by side: over all images, by generator, and by perturbation where there are several."""
 
     def parts(document: Mapping[str, Any]) -> dict[str, Any]:
         perturbed = document["by_perturbation"] if len(document["by_perturbation"]) > 1 else {}
@@ -118,9 +131,29 @@ def _comparison(documents: Mapping[str, Any]) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {}
     for name, document in documents.items():
         for where, part in parts(document).items():
-            rows.setdefault(where, dict(part)).update({f"auroc of {name}": part["auroc"]})
-    whole = {where: row for where, row in rows.items() if all(f"auroc of {name}" in row for name in documents)}
-    return _table(whole, {name: (f"auroc of {name}",) for name in documents})
+            rows.setdefault(where, dict(part)).update({f"number of {name}": cell_of(part, place)})
+    whole = {where: row for where, row in rows.items() if all(f"number of {name}" in row for name in documents)}
+    return _table(whole, {name: (f"number of {name}",) for name in documents})
+
+
+def _published(targets: Targets, rows: Sequence[Compared]) -> dict[str, Any]:
+    """Published numbers beside measured ones, and why others stand alone."""
+    beside = [row for row in rows if row.measured is not None]
+    notes, reasons = numbered(beside)
+    left_out: dict[str, int] = {}
+    for row in rows:
+        if row.measured is None:
+            left_out[row.why] = left_out.get(row.why, 0) + 1
+    images = list(dict.fromkeys(f"{row.target.dataset}/{row.target.generator}" for row in rows))
+    return {
+        "targets": targets,
+        "images": images[0],
+        "several": len(images) > 1,
+        "verdict": verdict(rows),
+        "rows": [told | {"note": note} for told, note in zip(flat(beside), notes, strict=True)],
+        "notes": reasons,
+        "left_out": left_out,
+    }
 
 
 def _table(records: Mapping[str, Any], columns: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
@@ -141,21 +174,42 @@ def _table(records: Mapping[str, Any], columns: Mapping[str, tuple[str, ...]]) -
 
 def _charts(tables: Mapping[str, pd.DataFrame], threshold: float | None) -> dict[str, list[dict[str, str]]]:
     """ROC curves and a histogram for each table, in the colours of a light and of a dark page."""
-
-    def drawn(make: Callable[..., Any], alt: str) -> dict[str, str]:
-        light, dark = (_data_uri(figures.svg(make(theme=theme)), "image/svg+xml") for theme in (figures.ON_LIGHT, figures.ON_DARK))
-        return {"alt": alt, "light": light, "dark": dark}
-
     names, edges = ", ".join(tables), figures.bin_edges(tables)
     rocs = [
-        drawn(partial(figures.roc_figure, tables, log), f"ROC curves on a {scale} axis: {names}")
+        _drawn(figures.roc_figure(tables, log, figures.ON_LIGHT), f"ROC curves on a {scale} axis: {names}")
         for log, scale in ((False, "linear"), (True, "logarithmic"))
     ]
     histograms = [
-        drawn(partial(figures.histogram_figure, {name: table}, threshold, edges=edges), f"Histogram of scores: {name}") | {"name": name}
+        _drawn(figures.histogram_figure({name: table}, threshold, figures.ON_LIGHT, edges), f"Histogram of scores: {name}") | {"name": name}
         for name, table in tables.items()
     ]
     return {"roc": rocs, "histograms": histograms}
+
+
+def _charts_by_perturbation(tables: Mapping[str, pd.DataFrame], threshold: float | None) -> list[dict[str, str]]:
+    """ROC curves and histograms of all perturbations; none where there is one only."""
+    if len(tables) < 2:
+        return []
+    names = ", ".join(tables)
+    return [
+        _drawn(figures.roc_figure(tables, theme=figures.ON_LIGHT), f"ROC curves by perturbation: {names}"),
+        _drawn(figures.histogram_figure(tables, threshold, figures.ON_LIGHT), f"Histograms of scores by perturbation: {names}"),
+    ]
+
+
+def _chart_of_detectors(frame: pd.DataFrame, names: Sequence[str]) -> dict[str, str] | None:
+    """ROC curves of all detectors on the images as they are; None where there is one only."""
+    if len(names) < 2:
+        return None
+    tables = {name: clean_rows(frame[frame["detector"] == name]) for name in names}
+    return _drawn(figures.roc_figure(tables, theme=figures.ON_LIGHT), f"ROC curves of the detectors: {', '.join(names)}")
+
+
+def _drawn(figure: Any, alt: str) -> dict[str, str]:
+    """A figure, drawn on a light page, in the colours of a light and of a dark one."""
+    light = figures.svg(figure)
+    dark = figures.recoloured(light, figures.ON_LIGHT, figures.ON_DARK)
+    return {"alt": alt, "light": _data_uri(light, "image/svg+xml"), "dark": _data_uri(dark, "image/svg+xml")}
 
 
 def worst_mistakes(frame: pd.DataFrame, threshold: float | None, label: int, count: int = MISTAKES) -> pd.DataFrame:

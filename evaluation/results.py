@@ -8,12 +8,15 @@ from typing import Any
 
 import pandas as pd
 
-from evaluation.figures import save_figures
+from evaluation.compared import Settings, compare, write_compared
+from evaluation.figures import save_figure_of_detectors, save_figures, save_figures_by_perturbation
 from evaluation.files import write_atomically
 from evaluation.predictions import read_predictions, write_predictions
 from evaluation.report import Load, write_report
 from evaluation.resampling import RESAMPLES
-from evaluation.statistics import against_reals, clean_rows, metrics_document
+from evaluation.statistics import against_reals, by_perturbation, clean_rows, metrics_document
+from evaluation.tables import Documents, documents_of, write_tables
+from evaluation.targets import Targets
 from modules.metrics.functional import Threshold
 
 
@@ -28,10 +31,12 @@ def write_results(
     warnings: Sequence[str] = (),
     split: str | None = "test",
     reals_from: Mapping[str, str] | None = None,
+    targets: Targets | None = None,
+    settings: Mapping[str, Settings] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Write `predictions.parquet`, `metrics.json`, `figures/` and `report.html` of a run.
+    """Write `predictions.parquet`, `metrics.json`, `tables/`, `figures/` and `report.html` of a run.
 
     Args:
         run_dir: The run directory.
@@ -43,6 +48,8 @@ def write_results(
         warnings: Sentences that a reader of the report must see first.
         split: The split that is measured; None for all rows.
         reals_from: For a data set, the one whose reals its generators are measured against.
+        targets: Published numbers to put beside the measured ones.
+        settings: What the published numbers are compared by, by detector (see `compared.compare`).
         resamples: Bootstrap resamples.
         seed: Bootstrap seed.
 
@@ -61,11 +68,29 @@ def write_results(
         raise ValueError(message)
     metrics = metrics_document(measured, threshold, reals_from, resamples, seed)
     write_metrics(run_dir / "metrics.json", metrics)
-    for name, document in (metrics.get("detectors") or {"": metrics}).items():
-        rows = clean_rows(measured[measured["detector"] == name] if name else measured)
-        save_figures(run_dir / "figures" / _folder(name), against_reals(rows, reals_from), document["threshold"]["value"])
-    write_report(run_dir, measured, metrics, load, title or run_dir.name, facts, warnings)
+    documents = documents_of(metrics, str(measured["detector"].iloc[0]))
+    write_tables(run_dir / "tables", documents)
+    rows = None if targets is None else compare(targets, documents, settings or {})
+    if rows is not None:
+        write_compared(run_dir / "tables" / "compared.csv", rows)
+    _save_all_figures(run_dir / "figures", measured, documents, reals_from)
+    published = None if targets is None or rows is None else (targets, rows)
+    write_report(run_dir, measured, metrics, load, title or run_dir.name, facts, warnings, published)
     return metrics
+
+
+def _save_all_figures(folder: Path, frame: pd.DataFrame, documents: Documents, reals_from: Mapping[str, str] | None) -> None:
+    """The figures of each detector in a folder of its own where there are several, and one of all."""
+    clean = {}
+    for name, document in documents.items():
+        rows, threshold = frame[frame["detector"] == name], document["threshold"]["value"]
+        own = folder / _folder(name) if len(documents) > 1 else folder
+        clean[name] = clean_rows(rows)
+        save_figures(own, against_reals(clean[name], reals_from), threshold)
+        if len(perturbed := by_perturbation(rows)) > 1:
+            save_figures_by_perturbation(own, perturbed, threshold)
+    if len(documents) > 1:
+        save_figure_of_detectors(folder, clean)
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> Path:

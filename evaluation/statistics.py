@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from evaluation.calibration import calibration
 from evaluation.resampling import (
     CLASS_NAMES,
     LEVEL,
@@ -26,6 +27,8 @@ from modules.metrics.functional import FPRS, Curve, Threshold, curve
 
 PREVALENCES = (0.01, 0.001)
 CLEAN = "none"
+CROSSED = {"auroc": ("auroc",), "tpr_at_fpr_0.1": ("tpr_at_fpr", "0.1")}
+"""The statistics of each generator under each perturbation, by the names that published tables use, with their places within M."""
 
 
 @dataclass(frozen=True)
@@ -212,6 +215,11 @@ def clean_rows(frame: pd.DataFrame) -> pd.DataFrame:
     return frame if clean.empty else clean
 
 
+def by_perturbation(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of each perturbation, in the order in which they come, which is that of a study's configuration."""
+    return {str(name): rows for name, rows in frame.groupby("perturbation", sort=False)}
+
+
 def against_reals(frame: pd.DataFrame, reals_from: Mapping[str, str] | None = None) -> dict[str, pd.DataFrame]:
     """For each `dataset/generator` its fakes, and the reals of its data set or of the one that `reals_from` names."""
     fakes, reals = frame[frame["label"] == 1], frame[frame["label"] == 0]
@@ -224,17 +232,44 @@ def against_reals(frame: pd.DataFrame, reals_from: Mapping[str, str] | None = No
 
 def _one_detector(frame: pd.DataFrame, threshold: Threshold, reals_from: Mapping[str, str], resamples: int, seed: int) -> dict[str, Any]:
     take = partial(measure, threshold=threshold, resamples=resamples, seed=seed)
+
+    def whole(rows: pd.DataFrame) -> dict[str, Any]:
+        return take(rows) | calibration(rows, resamples, seed)
+
     clean = clean_rows(frame)
-    overall = take(clean)
-    perturbed = {str(name): rows for name, rows in frame.groupby("perturbation", sort=True)}
+    overall = whole(clean)
+    by_generator = {name: take(rows) for name, rows in against_reals(clean, reals_from).items()}
+    perturbed = by_perturbation(frame)
+    records, crossed = {}, {}
+    for name, rows in perturbed.items():
+        same = name == CLEAN or len(perturbed) == 1
+        records[name] = overall if same else whole(rows)
+        known = by_generator if same else {}
+        tables = against_reals(rows, reals_from)
+        if len(tables) == 1 and all(len(table) == len(rows) for table in tables.values()):
+            known = dict.fromkeys(tables, records[name])
+        crossed[name] = {each: _crossed(table, known.get(each), take, threshold) for each, table in tables.items()}
     sources = clean[clean["label"] == 0].groupby(["dataset", "generator"], sort=True)
     only_fpr = [each for each in statistics(threshold) if each.place == ("fpr_at_threshold",)]
     return {
         "overall": overall,
-        "by_generator": {name: take(rows) for name, rows in against_reals(clean, reals_from).items()},
-        "by_perturbation": {name: overall if name == CLEAN or len(perturbed) == 1 else take(rows) for name, rows in perturbed.items()},
+        "by_generator": by_generator,
+        "by_perturbation": records,
+        "by_generator_and_perturbation": crossed,
         "by_source_of_reals": {f"{dataset}/{source}": take(rows, chosen=only_fpr) for (dataset, source), rows in sources},
         "threshold": asdict(threshold),
         "reals_from": dict(reals_from),
         "bootstrap": {"resamples": resamples, "seed": seed, "level": LEVEL, "unit": "group"},
     }
+
+
+def _crossed(
+    table: pd.DataFrame, known: Mapping[str, Any] | None, take: Callable[..., dict[str, Any]], threshold: Threshold
+) -> dict[str, Any]:
+    """What `CROSSED` names of a generator under a perturbation, from a record of the same rows where there is one."""
+    chosen = [each for each in statistics(threshold) if each.place in CROSSED.values()]
+    record = take(table, chosen=chosen) if known is None else known
+    fake = table[table["label"] == 1].iloc[0]
+    kept: dict[str, Any] = {"dataset": str(fake["dataset"]), "generator": str(fake["generator"])}
+    kept |= {name: record[name] for name in ("n_real", "n_fake", "n_groups", "n_groups_real", "n_groups_fake")}
+    return kept | {"auroc": record["auroc"], "tpr_at_fpr": {"0.1": record["tpr_at_fpr"]["0.1"]}}

@@ -49,6 +49,16 @@ def manifest(place, first):
     return place / "others.csv"
 
 
+def published(place):
+    """Numbers that were made up, of two detectors; the settings are those of the first one only."""
+    row = {"train": None, "dataset": "builtin", "generator": "builtin-img2img", "metric": "auroc", "value": 0.5}
+    rows = [row | {"detector": name, "perturbation": each} for name in ("fitted", "rgb") for each in ("jpeg_40", "jpeg_41")]
+    requires = {"settings": {"*": {"extractor.model": "assets/tiny-diffusion"}, "rgb": {"detector.inputs.0": "noise_map"}}}
+    path = place / "published.json"
+    path.write_text(json.dumps({"source": "nowhere", "requires": requires, "rows": rows}))
+    return path
+
+
 @pytest.fixture(scope="module")
 def written(place, first, manifest):
     """A study of two detectors, one of them not fitted yet, on two data sets, under two perturbations; its YAML."""
@@ -64,6 +74,7 @@ def written(place, first, manifest):
         "datasets": {"builtin": builtin, "others": others},
         "perturbations": ["none", "jpeg_40"],
         "reals_from": {"others": "builtin"},
+        "compare_to": str(published(place)),
         "data": {"cache_dir": str(place / "cache")},
         "trainer": {"accelerator": "cpu", "enable_progress_bar": False},
         "runs_dir": str(place / "runs"),
@@ -100,6 +111,32 @@ def test_the_fitted_detector_is_a_run_of_its_own(studied):
     told = yaml.safe_load((studied / "detectors/rgb/config.yaml").read_text())
     assert told["model"]["init_args"]["inputs"] == ["image"]
     assert told["group"] == "small"
+
+
+def test_a_study_stands_beside_published_numbers(studied):
+    rows = pd.read_csv(studied / "tables" / "compared.csv").set_index(["detector", "perturbation"])
+    measured = pd.read_csv(studied / "tables" / "table.csv").set_index(["detector", "dataset", "generator", "perturbation", "metric"])
+    expected = measured.loc[("fitted", "builtin", "builtin-img2img", "jpeg_40", "auroc"), "value"]
+    assert rows.loc[("fitted", "jpeg_40"), "difference"] == pytest.approx(expected - 0.5)
+    assert rows.loc[("rgb", "jpeg_40"), "not_comparable"] == "detector.inputs.0 is image, published: noise_map"
+    assert rows.loc[("rgb", "jpeg_41"), "not_comparable"] == "perturbation jpeg_41 was not measured; jpeg_40 is another perturbation"
+    assert rows.difference.notna().sum() == 1
+    assert "Beside published numbers" in (studied / "report.html").read_text()
+    assert (studied / "figures/rgb/roc_by_perturbation.png").exists()
+    assert (studied / "figures/roc_of_detectors.svg").exists()
+
+
+@pytest.mark.parametrize("option", ["--compare_to", "--compare-to"])
+def test_published_numbers_are_checked_before_anything_is_made(option, tmp_path):
+    (tmp_path / "x.json").write_text('{"source": "x", "rows": [{"value": 2}]}')
+    command = ["--checkpoint=README.md", "--data.source=BuiltInSource", f"--runs_dir={tmp_path / 'runs'}"]
+    for name, message in (
+        ("x.json", r"--compare_to: published numbers .*x\.json': rows\[0\] lacks detector"),
+        ("y.json", "cannot be read"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate.main([*command, f"{option}={tmp_path / name}"])
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_study_goes_on_and_does_nothing_twice(studied, written, monkeypatch):
@@ -192,7 +229,7 @@ def test_the_report_shows_detectors_beside_each_other(studied):
         (["--checkpoint=x.ckpt"], "either --data.source"),
         (["--checkpoint=nowhere.ckpt", "--data.source=BuiltInSource"], "nowhere.ckpt does not exist"),
         (["--detectors={a: {config: nope.yaml}}", "--data.source=BuiltInSource"], r"detectors\.a: nope\.yaml does not exist"),
-        (["--checkpoint=README.md", "--data.source=BuiltInSource", "--perturbations=[blur_3]"], "perturbation 'blur_3' is not known"),
+        (["--checkpoint=README.md", "--data.source=BuiltInSource", "--perturbations=[blur_3]"], "'blur_3': write blur_3.0"),
     ],
 )
 def test_options_that_do_not_go_together(arguments, message, tmp_path):

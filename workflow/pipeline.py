@@ -141,7 +141,7 @@ def calibrate(trainer: Trainer, detector: Detector, data: FeatureDataModule, fol
         scores = score(trainer, detector, [data.loader("train", shuffled=False)])
         labels = {record.key: record.label for record in data.records()}
         detector.learn_orientation(torch.tensor(list(scores.values())), torch.tensor([labels[key] for key in scores]))
-    trainer.validate(detector, dataloaders=data.val_dataloader(), verbose=False)
+    trainer.validate(detector, datamodule=data, verbose=False)
     path = folder / "checkpoints" / BEST
     trainer.save_checkpoint(path, weights_only=False)  # with the description, not the tensors alone
     return path

@@ -21,11 +21,14 @@ from datamodules.files import write_atomically
 from datamodules.sources.base import Source
 from modules.detectors.base import Detector
 from modules.detectors.checkpoint import build_extractor, load_detector
+from modules.extractors.base import Extractor
 from modules.settings import fingerprint, settings_of
 from workflow.callbacks import StopPrediction
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from evaluation.targets import Targets
 
 log = logging.getLogger("undertow")
 
@@ -85,12 +88,14 @@ class Results:
     Attributes:
         tables: Predictions, one table a cell.
         detectors: The detectors, with their thresholds.
+        extractors: What each of them reads features of.
         modules: Data of every cell, for pictures.
         warnings: What a reader must know first.
     """
 
     tables: "list[pd.DataFrame]" = field(default_factory=list)
     detectors: dict[str, Detector] = field(default_factory=dict)
+    extractors: dict[str, Extractor] = field(default_factory=dict)
     modules: list[FeatureDataModule] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -113,7 +118,7 @@ def fit(name: str, detector: FittedDetector, folder: Path, options: Sequence[str
     arguments = [
         *(f"--config={path}" for path in configs),
         *options,
-        *(f"--{key}={_written(value)}" for key, value in detector.overrides.items()),
+        *as_options(detector.overrides),
     ]
     arguments += [f"--name={name}", f"--runs_dir={folder}", f"--group={folder.parent.name}"]
     identity = fingerprint({"arguments": arguments, "configs": [Path(path).read_text() for path in configs]})
@@ -140,9 +145,9 @@ def fit(name: str, detector: FittedDetector, folder: Path, options: Sequence[str
     return checkpoint
 
 
-def _written(value: Any) -> str:
-    """A value as an option of the command line."""
-    return value if isinstance(value, str) else json.dumps(value)
+def as_options(overrides: Mapping[str, Any]) -> list[str]:
+    """Options and their values as arguments of the command line."""
+    return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in overrides.items()]
 
 
 def score_all(study: Study, cells: Path, reals_from: Mapping[str, str] | None = None) -> Results:
@@ -178,6 +183,7 @@ def score_all(study: Study, cells: Path, reals_from: Mapping[str, str] | None = 
                 label = name if len(study.detectors) > 1 else ""
                 results.warnings += [sentence for sentence in _concerns(data, described, label) if sentence not in results.warnings]
                 results.modules.append(data)
+                results.extractors[name] = data.extractor
                 what: dict[str, Any] = {"checkpoint": content, "images": _identity(data), "perturbation": data.perturbation, "name": name}
                 what |= {"data": dict(study.data), "features": data.cache.extractor_fingerprint}
                 log.info("%s on %s, perturbation %s", name, where, data.perturbation)
@@ -257,18 +263,43 @@ def _cell(study: Study, data: FeatureDataModule, detector: Detector, name: str, 
     )
     data.trainer = trainer  # the loader fills up to its number of ranks
     scores = pipeline.score(trainer, detector, [data.test_dataloader()])
-    table = pipeline.predictions_table(data.records(), scores, name, data.perturbation)
+    table = pipeline.predictions_table(data.records(), scores, detector, name, data.perturbation)
     if is_main_process():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_predictions(path, table)
     return table
 
 
-def write_study(study: Study, results: Results, folder: Path, reals_from: Mapping[str, str]) -> str:
-    """Write predictions, metrics, figures and report of a study; gives its last words. On rank 0 only."""
+def find_targets(path: str | None) -> "Targets | None":
+    """The published numbers of a file, where one is named.
+
+    Raises:
+        RunError: It cannot be used; the message says why.
+    """
+    from evaluation.targets import TargetsError, read_targets
+
+    try:
+        return None if path is None else read_targets(Path(path))
+    except TargetsError as error:
+        msg = f"--compare_to: {error}"
+        raise RunError(msg) from error
+
+
+def write_study(study: Study, results: Results, folder: Path, reals_from: Mapping[str, str], targets: "Targets | None" = None) -> str:
+    """Write predictions, metrics, tables, figures and report of a study; gives its last words. On rank 0 only.
+
+    Args:
+        study: What was evaluated on what.
+        results: What was found.
+        folder: The run directory.
+        reals_from: For a data set, the one whose reals its generators are measured against.
+        targets: Published numbers to put beside the measured ones.
+    """
     import pandas as pd
 
+    from evaluation import compared
     from evaluation.results import write_results
+    from evaluation.tables import documents_of
     from workflow import pipeline
 
     frame = pd.concat(results.tables, ignore_index=True)
@@ -284,8 +315,26 @@ def write_study(study: Study, results: Results, folder: Path, reals_from: Mappin
     facts |= {"perturbations": ", ".join(dict.fromkeys(data.perturbation for data in results.modules))}
     facts |= {"extractor": "; ".join(dict.fromkeys(pipeline.described(data.extractor.settings()) for data in results.modules))}
     one = next(iter(thresholds.values())) if len(thresholds) == 1 else thresholds
-    metrics = write_results(folder, frame, one, _pictures(results), facts, warnings=warnings, reals_from=reals_from)
-    return pipeline.last_words(metrics, thresholds, folder)
+    settings = {
+        name: {"detector": detector.settings()["init_args"], "extractor": results.extractors[name].settings()["init_args"]}
+        for name, detector in results.detectors.items()
+    }
+    metrics = write_results(
+        folder,
+        frame,
+        one,
+        _pictures(results),
+        facts,
+        warnings=warnings,
+        reals_from=reals_from,
+        targets=targets,
+        settings=settings,
+    )
+    words = pipeline.last_words(metrics, thresholds, folder)
+    if targets is None:
+        return words
+    documents = documents_of(metrics, next(iter(thresholds)))
+    return f"{compared.text(targets, compared.compare(targets, documents, settings))}\n{words}"
 
 
 def _pictures(results: Results) -> Any:

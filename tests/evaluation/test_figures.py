@@ -2,6 +2,7 @@
 
 import ast
 import math
+import re
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -11,7 +12,19 @@ import pytest
 from PIL import Image
 
 import evaluation
-from evaluation.figures import BINS, ON_DARK, bin_edges, histogram_figure, roc_figure, save_figures, svg
+from evaluation.figures import (
+    BINS,
+    ON_DARK,
+    ON_LIGHT,
+    bin_edges,
+    histogram_figure,
+    recoloured,
+    roc_figure,
+    save_figure_of_detectors,
+    save_figures,
+    save_figures_by_perturbation,
+    svg,
+)
 from evaluation.predictions import make_table
 from evaluation.statistics import against_reals
 from tests.evaluation.rows import some_rows, usual_table
@@ -29,6 +42,38 @@ def test_saved_as_png_and_svg(tmp_path):
                 assert np.asarray(image.convert("L")).std() > 5
         else:
             assert ET.parse(path).getroot().tag.endswith("svg")
+
+
+def test_figures_by_perturbation_and_of_detectors_are_saved(tmp_path):
+    tables = {"none": usual_table(), "jpeg_40": usual_table().assign(score=1.0)}
+    written = save_figures_by_perturbation(tmp_path / "probe", tables, 0.5) + save_figure_of_detectors(tmp_path, tables)
+    names = ("probe/roc_by_perturbation", "probe/scores_by_perturbation", "roc_of_detectors")
+    assert {str(path.relative_to(tmp_path)) for path in written} == {f"{name}.{suffix}" for name in names for suffix in ("png", "svg")}
+    for path in written:
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_panels_have_the_same_axis_and_say_so_once():
+    tables = {f"p{n}": usual_table().assign(score=usual_table()["score"] + n) for n in range(5)}
+    panels = [axes for axes in histogram_figure(tables, 0.5).axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels] == list(tables)
+    assert len({axes.get_xlim() for axes in panels}) == 1
+    assert [bool(axes.get_xlabel()) for axes in panels] == [False, False, True, True, True]  # none is below the third
+    assert [bool(axes.get_ylabel()) for axes in panels] == [True, False, False, True, False]
+
+
+@pytest.mark.parametrize("make", [roc_figure, histogram_figure])
+def test_recoloured_is_drawn_again(make):
+    tables = {str(n): usual_table() for n in range(2)}
+    light, dark = (svg(make(tables, theme=theme)) for theme in (ON_LIGHT, ON_DARK))
+
+    def shapes(drawn):
+        return re.sub(rb'(id="|url\(#|href="#)\w+', b"", drawn)  # matplotlib's names are random
+
+    assert shapes(recoloured(light, ON_LIGHT, ON_DARK)) == shapes(dark)
+    assert shapes(light) != shapes(dark)
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")

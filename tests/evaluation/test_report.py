@@ -14,6 +14,7 @@ from evaluation.predictions import make_table, read_predictions
 from evaluation.report import write_report
 from evaluation.results import write_results
 from evaluation.statistics import metrics_document
+from evaluation.targets import Target, Targets
 from evaluation.verdict import concerns, findings, percent
 from modules.metrics.functional import Threshold
 from tests.evaluation.rows import THRESHOLD, some_rows, usual_table
@@ -144,6 +145,11 @@ def test_several_detectors_and_perturbations(tmp_path):
         tmp_path, table, threshold={"probe": THRESHOLD, "other": Threshold(None, 0.05, 3, "three reals")}, warnings=["one warning"]
     )
     assert page.text.count("By perturbation") == 2
+    alts = [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt")]
+    assert alts.count("ROC curves by perturbation: none, jpeg_40") == 2
+    assert alts.count("Histograms of scores by perturbation: none, jpeg_40") == 2
+    assert alts.count("ROC curves of the detectors: other, probe") == 1
+    assert {"AUROC by detector", "TPR at FPR 0.1 by detector"} <= set(page.values("aria-label"))
     assert page.text.count("one warning") == 1
     assert "There is no threshold, so no image is called real or fake: three reals." in page.text
 
@@ -188,7 +194,10 @@ def test_percent(share, text):
 def test_write_results_writes_all(tmp_path):
     table = pd.concat([usual_table(), make_table(some_rows("faces", "val", 0, 30, split="val"))])
     metrics = write_results(tmp_path / "run", table, THRESHOLD, pictures, {"detector": "probe"}, resamples=20)
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"predictions.parquet", "metrics.json", "report.html", "figures"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        *("predictions.parquet", "metrics.json", "report.html", "figures", "tables")
+    }
+    assert {path.name for path in (tmp_path / "run" / "tables").iterdir()} == {"auroc.csv", "tpr_at_fpr_0.1.csv", "table.csv"}
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
     assert len(read_predictions(tmp_path / "run" / "predictions.parquet")) == 590
     assert metrics["overall"]["n_real"] == 280
@@ -217,6 +226,30 @@ def test_write_results_without_rows_of_the_split(tmp_path):
 def test_figures_of_several_detectors_have_safe_folders(tmp_path, monkeypatch):
     folders = []
     monkeypatch.setattr("evaluation.results.save_figures", lambda folder, *_: folders.append(folder))
+    monkeypatch.setattr("evaluation.results.save_figure_of_detectors", lambda folder, tables: folders.append((folder, list(tables))))
     table = pd.concat([usual_table(), usual_table().assign(detector="../svm@jpeg_40")])
     write_results(tmp_path, table, {"probe": THRESHOLD, "../svm@jpeg_40": THRESHOLD}, pictures, resamples=20)
-    assert set(folders) == {tmp_path / "figures" / "probe", tmp_path / "figures" / "_svm@jpeg_40"}
+    assert folders[:2] == [tmp_path / "figures" / "_svm@jpeg_40", tmp_path / "figures" / "probe"]
+    assert folders[2:] == [(tmp_path / "figures", ["../svm@jpeg_40", "probe"])]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_published_numbers_beside_measured_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr("evaluation.results.save_figures", lambda *_: [])
+    same = {"detector": "probe", "train": None, "dataset": "faces", "generator": "sd", "perturbation": "none"}
+    rows = [Target(**same, metric="auroc", value=0.25), Target(**same, metric=HOSTILE, value=0.5)]
+    rows += [Target(**same | changed, metric="auroc", value=0.75) for changed in ({"generator": "dalle"}, {"detector": "x"})]
+    targets = Targets(HOSTILE, "by its authors", "", "", rows, settings={"probe": {"extractor.steps": (10,)}})
+    metrics = write_results(
+        tmp_path, usual_table(), THRESHOLD, pictures, targets=targets, settings={"probe": {"extractor": {"steps": 10}}}, resamples=20
+    )
+    page = Page((tmp_path / "report.html").read_text())
+    assert "script" not in page.tags
+    assert HOSTILE in page.text
+    value = metrics["by_generator"]["faces/sd"]["auroc"]["value"]
+    assert f"{value - 0.25:+.4f}" in page.text
+    assert "not comparable: other data: faces/gan, faces/sd, scenes/sd; published: faces/dalle" in page.text
+    assert "1 × not comparable: no detector is named x here, but probe" in page.text
+    table = pd.read_csv(tmp_path / "tables" / "compared.csv")
+    assert table["difference"].notna().tolist() == [True, False, False, False]
+    assert "Beside published numbers" not in report(tmp_path, usual_table())[1].text

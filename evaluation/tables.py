@@ -1,0 +1,153 @@
+"""Detectors × perturbations in one table: for a terminal, as CSV, and with intervals in the columns of `targets/*.json`."""
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from evaluation.files import write_atomically
+from evaluation.rows import one_line, plain
+from evaluation.statistics import CROSSED
+
+COLUMNS = ("detector", "train", "dataset", "generator", "perturbation", "metric", "value", "low", "high", "n_real", "n_fake")
+WIDTH = 120
+_LONGEST = 28  # characters of a name in a terminal's table
+_MISSING = {"value": None, "low": None, "high": None, "reason": "not measured"}
+
+Documents = Mapping[str, Mapping[str, Any]]
+
+
+def documents_of(metrics: Mapping[str, Any], name: str) -> Documents:
+    """The parts of `metrics.json` by detector.
+
+    Args:
+        metrics: What `metrics.json` holds.
+        name: The detector's name, where there is one only and `metrics` does not say it.
+    """
+    return metrics.get("detectors") or {name: metrics}
+
+
+def perturbations_of(documents: Documents) -> list[str]:
+    """All perturbations, in the order in which they were measured."""
+    return list(dict.fromkeys(name for document in documents.values() for name in document["by_perturbation"]))
+
+
+def cells(documents: Documents, metric: str) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """`{"value", "low", "high"}`, with `"reason"` where one is null, by detector and perturbation, all generators together.
+
+    Args:
+        documents: Parts of `metrics.json` by detector.
+        metric: A name of `statistics.CROSSED`.
+    """
+    names = perturbations_of(documents)
+    return {
+        detector: {name: cell_of(document["by_perturbation"].get(name), CROSSED[metric]) or _MISSING for name in names}
+        for detector, document in documents.items()
+    }
+
+
+def cell_of(record: Any, place: Sequence[str]) -> Mapping[str, Any] | None:
+    """The cell at a place within a record M; None where it has none."""
+    for step in place:
+        if not isinstance(record, Mapping):
+            return None
+        record = record.get(step)
+    return record if isinstance(record, Mapping) and "value" in record else None
+
+
+def text(documents: Documents, width: int = WIDTH) -> str:
+    """AUROC and TPR at FPR 0.1, a line a detector and a column a perturbation; in several blocks where they are too wide.
+
+    Args:
+        documents: Parts of `metrics.json` by detector.
+        width: Columns of the terminal.
+    """
+    grids = [cells(documents, metric) for metric in CROSSED]
+    notes: dict[str, int] = {}
+    shown = {
+        detector: {name: _pair([grid[detector][name] for grid in grids], notes) for name in perturbations_of(documents)}
+        for detector in documents
+    }
+    heads = {name: short(name) for name in perturbations_of(documents)}
+    widths = {name: max(len(head), *(len(row[name]) for row in shown.values())) for name, head in heads.items()}
+    first = max(len("detector"), *(len(short(name)) for name in documents))
+    lines = ["AUROC and TPR at FPR 0.1, all generators together:"]
+    table = [("detector", heads), *((short(detector), row) for detector, row in shown.items())]
+    for block in _blocks(widths, width - first):
+        lines += ["".join([f"{name:<{first}}", *(f"  {row[each]:>{widths[each]}}" for each in block)]) for name, row in table]
+    return "\n".join([*lines, *(f"({number}) {reason}" for reason, number in notes.items())])
+
+
+def short(name: str, most: int = _LONGEST) -> str:
+    """A name in one line that a terminal is not upset by, cut where it is too long."""
+    safe = one_line(name)
+    return safe if len(safe) <= most else f"{safe[: most - 1]}…"
+
+
+def _pair(pair: Sequence[Mapping[str, Any]], notes: dict[str, int]) -> str:
+    """Both numbers of a cell; where one is missing a dash, and the number of the note that says why."""
+    values = ["-" if cell["value"] is None else f"{cell['value']:.3f}" for cell in pair]
+    reasons = dict.fromkeys(one_line(str(cell.get("reason") or "no reason is given")) for cell in pair if cell["value"] is None)
+    marks = "".join(f" ({notes.setdefault(reason, len(notes) + 1)})" for reason in reasons)
+    return (values[0] if values == ["-", "-"] else " ".join(values)) + marks
+
+
+def _blocks(widths: Mapping[str, int], room: int) -> list[list[str]]:
+    """Columns that fit beside each other, at least one at a time."""
+    blocks: list[list[str]] = [[]]
+    used = 0
+    for name, width in widths.items():
+        if blocks[-1] and used + width + 2 > room:
+            blocks.append([])
+            used = 0
+        blocks[-1].append(name)
+        used += width + 2
+    return blocks
+
+
+def long_rows(documents: Documents) -> list[dict[str, Any]]:
+    """A row with the columns `COLUMNS` for each detector, data set, generator, perturbation and metric.
+
+    Each generator is measured against the real images of its own data set, or those that `reals_from` names. `train` is null: no
+    checkpoint says what its detector was trained on in words.
+    """
+    rows = []
+    for detector, document in documents.items():
+        for perturbation, records in document["by_generator_and_perturbation"].items():
+            for record in records.values():
+                where = {"detector": detector, "dataset": record["dataset"], "generator": record["generator"], "perturbation": perturbation}
+                counts = {"train": None, "n_real": record["n_real"], "n_fake": record["n_fake"]}
+                for metric, place in CROSSED.items():
+                    cell = cell_of(record, place) or _MISSING
+                    rows.append({**where, **counts, "metric": metric, **{name: cell[name] for name in ("value", "low", "high")}})
+    return rows
+
+
+def write_tables(folder: Path, documents: Documents) -> list[Path]:
+    """Write `auroc.csv` and `tpr_at_fpr_0.1.csv` (a line a detector, a column a perturbation) and `table.csv` (see `long_rows`).
+
+    Args:
+        folder: Usually `runs/<name>/tables`.
+        documents: Parts of `metrics.json` by detector.
+
+    Returns:
+        The files.
+    """
+    written = []
+    for metric in CROSSED:
+        wide = [{"detector": name} | {each: cell["value"] for each, cell in row.items()} for name, row in cells(documents, metric).items()]
+        written.append(write_csv(folder / f"{metric}.csv", wide, ["detector", *perturbations_of(documents)]))
+    return [*written, write_csv(folder / "table.csv", long_rows(documents), COLUMNS)]
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Path:
+    """Write rows as CSV, whole or not at all: numbers exactly, nulls empty, text in one line."""
+    buffer = io.StringIO()
+    made = [plain(row, columns) for row in rows]
+    # Counts beside nulls would become floats in a column of pandas' own choice.
+    frame = pd.DataFrame(made, columns=list(columns), dtype=object)
+    frame.to_csv(buffer, index=False, header=[one_line(name) for name in columns], lineterminator="\n")
+    write_atomically(path, buffer.getvalue().encode())
+    return path

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from datamodules.duplicates import perceptual_hash
 from datamodules.errors import DataError
-from datamodules.perturbations import perturbation
+from datamodules.perturbations import Pixels, perturbation
 from datamodules.reader import ImageError, read_image
 from datamodules.records import Failure, Record
 from modules.errors import UnusableImageError
@@ -97,11 +97,25 @@ class ImageDataset(Dataset[Prepared | Failure | None]):
         record = self.records[index]
         try:
             decoded = read_image(Path(record.path or ""))
-            pixels = perturbation(self.perturb)(decoded.pixels, seed_of(record))
+            pixels = perturbed(decoded.pixels, record, self.perturb)
             prepared = self.extractor.prepare(torch.from_numpy(pixels.copy()).permute(2, 0, 1))
         except (ImageError, UnusableImageError) as error:
             return Failure(record.path or record.url or "", str(error), record.content_hash)
         return Prepared(record, prepared, float(min(decoded.width, decoded.height)), perceptual_hash(decoded.pixels))
+
+
+def perturbed(pixels: Pixels, record: Record, name: str) -> Pixels:
+    """An image after a perturbation, uint8 `[H, W, 3]`; what is random in it depends on the image's content only."""
+    return perturbation(name)(pixels, seed_of(record))
+
+
+def seen_image(record: Record, name: str) -> Pixels:
+    """The image of a record after a perturbation, uint8 `[H, W, 3]`.
+
+    Raises:
+        ImageError: If it cannot be read safely, or the perturbation cannot be applied to it.
+    """
+    return perturbed(read_image(Path(record.path or "")).pixels, record, name)
 
 
 def seed_of(record: Record) -> int:

@@ -68,7 +68,7 @@ def from_settings(settings: dict[str, Any], packages: tuple[str, ...] = PACKAGES
     except (ImportError, AttributeError) as error:
         msg = f"class_path {path!r} does not exist in this version"
         raise ValueError(msg) from error
-    if not (isinstance(kind, type) and issubclass(kind, base)):
+    if not (isinstance(kind, type) and issubclass(kind, base) and kind.__module__.partition(".")[0] in packages):
         msg = f"class_path {path!r} is not a {base.__name__}"
         raise ValueError(msg)
     return kind(**{name: _built(value, packages) for name, value in settings["init_args"].items()})

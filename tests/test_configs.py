@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+import evaluate
 from cli import UndertowCLI
+from datamodules.perturbations import perturbation
+from modules import extractors
+from workflow.study import as_options
 
 CONFIGS = sorted(str(path) for path in Path("configs").glob("*.yaml"))
 ABLATIONS = sorted(str(path) for path in Path("configs/ablations").glob("*.yaml"))
@@ -63,3 +67,36 @@ def test_the_paper_is_what_the_config_says(capsys):
     assert (extractor["size"], extractor["steps"], extractor["guidance"], extractor["model_dtype"]) == (512, 50, 1.0, "bfloat16")
     assert printed["model"]["init_args"]["backbone"] == "resnet50"
     assert printed["model"]["init_args"]["crop"] == 224
+
+
+@pytest.mark.parametrize("study", sorted(str(path) for path in Path("configs/studies").glob("*.yaml")))
+def test_every_detector_of_a_study_is_one_that_train_accepts(study, capsys):
+    """With the study's options and its own laid over its configuration, and an extractor and a detector that exist with these arguments."""
+    parsed = evaluate.parser().parse_args(["--config", study])
+    assert parsed.perturbations
+    for name in parsed.perturbations:
+        perturbation(name)
+    for name, detector in parsed.detectors.items():
+        assert all(Path(path).is_file() for path in [detector.config] if isinstance(path, str)), name
+        paths = [detector.config] if isinstance(detector.config, str) else detector.config
+        given = as_options(parsed.overrides) + as_options(detector.overrides)
+        told = resolved([*(f"--config={path}" for path in paths), *given], capsys)
+        extractor, model = told["data"]["extractor"], told["model"]
+        assert extractor["class_path"].startswith("modules.extractors.")
+        for option, value in detector.overrides.items():
+            section, _, rest = option.partition(".")
+            inner = rest.removeprefix("extractor.")
+            where = extractor if rest.startswith("extractor.") else model if section == "model" else None
+            if where is not None and "." not in inner and not isinstance(value, dict):
+                assert where["init_args"][inner] == value, f"{name}: {option}"
+
+
+def test_a_statistic_of_a_config_is_a_column_of_its_extractor(capsys):
+    """By name: the columns that each extractor documents."""
+    for config in CONFIGS:
+        told = yaml.safe_load(Path(config).read_text())
+        if told["model"]["class_path"].endswith("ScoreDetector"):
+            kind = getattr(extractors, told["data"]["extractor"]["class_path"].rpartition(".")[2])
+            statistic = told["model"]["init_args"]["statistic"].rpartition(".")[2]
+            named = [f"`{statistic}`", f"<model>.{statistic}`", "`<space>_<norm>`"]
+            assert any(each in kind.__doc__ for each in named), config

@@ -62,6 +62,12 @@ def test_a_run_without_training_is_as_complete_as_any_other(run):
     assert "val/loss" not in logged
 
 
+def test_the_report_shows_the_images_that_the_numbers_were_made_of(run):
+    page = (run / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 6
+    assert "no pictures" not in page.lower()
+
+
 def test_the_threshold_comes_from_the_validation_reals(run):
     reals = np.sort(rows_of(run, "val").query("label == 0").score.to_numpy())
     threshold = json.loads((run / "metrics.json").read_text())["threshold"]

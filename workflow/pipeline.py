@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from cli import is_main_process
+from datamodules.batches import seen_image
 from datamodules.datamodule import FeatureDataModule
 from datamodules.files import temporary_name, write_atomically
 from datamodules.records import Record
@@ -175,7 +176,10 @@ def predictions_table(
 
 
 def pictures(data: FeatureDataModule, records: Iterable[Record], names: Iterable[str]) -> Any:
-    """A function that gives, by key, the named pictures that the detector saw, as uint8 `[H, W, 3]` arrays."""
+    """A function that gives, by key, the named pictures that the detector saw, as uint8 `[H, W, 3]` arrays.
+
+    Of a detector that saw numbers only it gives the image that they were made of.
+    """
     by_key = {record.key: record for record in records}
 
     def load(key: str) -> dict[str, NDArray[np.uint8]]:
@@ -184,7 +188,8 @@ def pictures(data: FeatureDataModule, records: Iterable[Record], names: Iterable
         if {"image", "reconstruction"} <= shown.keys():
             difference = np.abs(shown["image"].astype(np.int16) - shown["reconstruction"].astype(np.int16))
             shown["residual"] = difference.astype(np.uint8)
-        return {name: shown[name] for name in names if name in shown}
+        chosen = {name: shown[name] for name in names if name in shown}
+        return chosen or {"image": seen_image(by_key[key], data.perturbation)}
 
     return load
 

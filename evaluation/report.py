@@ -263,7 +263,7 @@ def _card(row: Mapping[str, Any], load: Load) -> dict[str, Any]:
     try:
         for name, pixels in load(row["key"]).items():
             shown = name.replace("_", " ")
-            alt = f"{shown} of {kind} image {row['key'][:12]} from {source}, score {row['score']:.3f}"
+            alt = f"{shown} of {kind} image {row['key'][:12]} from {source}, score {row['score']:.4g}"
             views.append({"name": shown, "alt": alt, "small": max(pixels.shape[:2]) <= _LOSSLESS, "uri": _picture(pixels)})
     except Exception as error:  # a picture that is not there must not cost the report of a whole run
         problem = f"{type(error).__name__}: {error}"
@@ -273,7 +273,7 @@ def _card(row: Mapping[str, Any], load: Load) -> dict[str, Any]:
         "source": source,
         "key": row["key"],
         "path": path,
-        "score": f"{row['score']:.3f}",
+        "score": f"{row['score']:.4g}",
         "verdict": row["verdict"],
         "views": views,
         "problem": problem,

@@ -276,7 +276,7 @@ def last_words(metrics: dict[str, Any], thresholds: Mapping[str, Threshold], fol
     if len(perturbations_of(documents)) > 1:
         lines.append(text(documents_of(metrics, next(iter(thresholds)))))
     for name, threshold in thresholds.items():
-        found = f"no threshold: {threshold.reason}" if threshold.value is None else f"threshold {threshold.value:.3f}"
+        found = f"no threshold: {threshold.reason}" if threshold.value is None else f"threshold {threshold.value:.4g}"
         label = f"{name}: " if len(thresholds) > 1 else ""
         lines.append(f"{label}{found} (FPR {threshold.fpr} on {threshold.n} validation reals)")
     return "\n".join([*lines, f"Report: {folder / 'report.html'}", f"All results: {folder}"])

@@ -94,7 +94,7 @@ def test_worst_mistakes_of_both_kinds(tmp_path):
     missed = table[table["label"] == 1].nsmallest(6, "score")
     alarms = table[table["label"] == 0].nlargest(6, "score")
     for score in [*missed["score"], *alarms["score"]]:
-        assert f"score {score:.3f}" in page.text
+        assert f"score {score:.4g}" in page.text
     assert html.count(">missed<") == 6
     assert html.count(">false alarm<") == 6
     total = int((table[table["label"] == 1]["score"] <= 0.5).sum())

@@ -31,6 +31,7 @@ def main(args: ArgsType = None) -> Path:
 
     data, detector, trainer, folder = cli.datamodule, cli.model, cli.trainer, cli.run.folder
     data.features = detector.features
+    detector.check_features(data.extractor.settings(), data.perturbation)
     log.info("%s", yaml.safe_dump({name: cli.shown()[name] for name in ("model", "data")}, sort_keys=False))
     with isolate_rng():  # a cold and a warm cache lead to the same training
         log.info("%s", data.summary())
@@ -38,11 +39,11 @@ def main(args: ArgsType = None) -> Path:
         data.check_looks()
     if detector.learns:
         fit(cli)
-        if cli.config.trainer.fast_dev_run:  # Lightning's smoke test, which writes no checkpoint
-            return folder
-        best = best_checkpoint(trainer)
     else:
-        best = pipeline.calibrate(trainer, detector, data, folder)
+        pipeline.calibrate(trainer, detector, data)
+    if cli.config.trainer.fast_dev_run:  # Lightning's smoke test, which leaves no results
+        return folder
+    best = best_checkpoint(trainer) if detector.learns else pipeline.save(trainer, folder)
     scores = pipeline.score(trainer, detector, [data.val_dataloader(), data.test_dataloader()], best)
     if is_main_process():
         metrics = pipeline.write_run(detector, data, trainer, scores, folder)

@@ -123,6 +123,21 @@ def seed_of(record: Record) -> int:
     return int(record.content_hash[:15] or "0", 16)
 
 
+def check_wanted(wanted: Sequence[str] | None, given: Sequence[str], extractor: Extractor) -> None:
+    """Refuse a detector that reads what the extractor does not give.
+
+    Raises:
+        DataError: With both.
+    """
+    if absent := [name for name in wanted or () if name not in given]:
+        kind = type(extractor).__name__
+        msg = (
+            f"the detector reads {', '.join(absent)}, but the features of {kind} are {', '.join(sorted(given))}: choose among these in the "
+            "model section, or another data.extractor"
+        )
+        raise DataError(msg)
+
+
 def collate(items: list[Prepared | Failure | None]) -> ExtractionBatch:
     """Stack what was decoded, shape by shape, keep what was not."""
     by_shape: dict[torch.Size, list[Prepared]] = {}
@@ -205,8 +220,9 @@ class BatchExtraction:
         garbage_collection_cuda()
         if size == 1:
             msg = (
-                f"out of memory with one image at a time ({reason}). Set a smaller data.extractor.size, or data.extractor.model_dtype to "
-                "bfloat16, or see what else uses this device; data.extract_batch_size does not help any more"
+                f"out of memory with one image at a time ({reason}). Set a smaller data.extractor.size or, where the extractor has them, a "
+                "smaller data.extractor.rows_at_once or a model_dtype of bfloat16, or see what else uses this device; "
+                "data.extract_batch_size does not help any more"
             )
             raise DataError(msg)
         self.at_most, self._told = size // 2, False

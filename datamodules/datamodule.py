@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.batches import stacked
+from datamodules.batches import check_wanted, stacked
 from datamodules.cache import FeatureCache, caption_hash, library_versions
 from datamodules.duplicates import check_near_duplicates
 from datamodules.errors import DataError
@@ -56,7 +56,6 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         self.records = records
         self.captions = [caption_hash(record, extractor) for record in records]
         self.reader = reader
-        self.extractor = extractor
         self.families = families
         self.features = features
         self._position = {record.key: index for index, record in enumerate(records)}
@@ -68,12 +67,6 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         record = self.records[index]
         arrays = self.reader.read(record.key, self.captions[index])
         names = self.features or list(arrays)
-        if absent := [name for name in names if name not in arrays]:
-            msg = (
-                f"the detector reads {', '.join(absent)}, but the features of {type(self.extractor).__name__} are "
-                f"{', '.join(sorted(arrays))}: choose among these in the model section, or another data.extractor"
-            )
-            raise DataError(msg)
         return {"record": record, "index": self._position[record.key], "arrays": {name: arrays[name] for name in names}}
 
     def collate(self, samples: list[dict[str, Any]]) -> Batch:
@@ -238,7 +231,7 @@ class FeatureDataModule(pl.LightningDataModule):
 
     def shard_writing(self) -> ShardWriting:
         """The callback that writes extracted features to the cache."""
-        return ShardWriting(self.cache, settings_of(self.source), self.source.failures, self.shard_samples)
+        return ShardWriting(self.cache, settings_of(self.source), self.source.failures, self.shard_samples, self.features)
 
     @property
     def reader(self) -> ShardReader:
@@ -318,7 +311,7 @@ class FeatureDataModule(pl.LightningDataModule):
         """Batches of a split, in the order of the records or shuffled anew each epoch.
 
         Raises:
-            DataError: No image of the split has features.
+            DataError: No image of the split has features, or not those that the detector reads.
         """
         records = self.usable(split)
         if not records:
@@ -326,6 +319,7 @@ class FeatureDataModule(pl.LightningDataModule):
                 f"no image of the {split} split has features in {self.cache.folder}; run the extraction first, or look at its manifest.json"
             )
             raise DataError(msg)
+        check_wanted(self.features, list(self.load_features(records[0])), self.extractor)
         # Every rank needs a batch: a split smaller than the ranks repeats images, which metrics and tables count once.
         ranks = self.trainer.world_size if self.trainer else 1
         repeated = (records * -(-ranks // len(records)))[: max(len(records), ranks)]

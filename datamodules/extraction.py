@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.batches import BatchExtraction, Extracted, ExtractionBatch, ImageDataset, collate, seed_of
+from datamodules.batches import BatchExtraction, Extracted, ExtractionBatch, ImageDataset, check_wanted, collate, seed_of
 from datamodules.cache import FeatureCache, caption_hash
 from datamodules.duplicates import PerceptualHashes
 from datamodules.errors import DataError
@@ -72,9 +72,18 @@ class ShardWriting(pl.Callback):
         source: Settings of the records' source, for the manifest.
         source_failures: What the source itself could not read.
         shard_samples: Samples a shard holds at most.
+        wanted: Names of features that will be read; what the first batch does not have is an error then, not hours later.
     """
 
-    def __init__(self, cache: FeatureCache, source: dict[str, Any], source_failures: list[Failure], shard_samples: int = 1000) -> None:
+    def __init__(
+        self,
+        cache: FeatureCache,
+        source: dict[str, Any],
+        source_failures: list[Failure],
+        shard_samples: int = 1000,
+        wanted: Sequence[str] | None = None,
+    ) -> None:
+        self.wanted = wanted
         self.cache = cache
         self.source = source
         self.source_failures = source_failures
@@ -100,6 +109,8 @@ class ShardWriting(pl.Callback):
         """Append a batch's samples and failures."""
         if self.writer is None or not isinstance(outputs, Extracted):
             return
+        if outputs.features:
+            check_wanted(self.wanted, list(outputs.features), self.cache.extractor)
         with self.stop.held():
             for failure in outputs.batch.failures:
                 self.writer.fail(failure)

@@ -130,7 +130,7 @@ def lookup(settings: Settings, path: str) -> Any:
 
     Args:
         settings: Plain types as of `modules.settings.settings_of`; `init_args` within them need not be named. Lists count from 0.
-        path: For example `extractor.model.path`.
+        path: For example `extractor.denoiser.path`.
 
     Raises:
         KeyError: There is none.

@@ -56,8 +56,8 @@ class Targets:
         rows: The numbers.
         n_real: Number of real images that were measured; None where it is not said.
         n_fake: Number of fakes.
-        settings: By detector (`*`: every one), by dotted path (`extractor.model.path`, `detector.backbone`), the values of which one must
-            be that of a measured detector for its numbers to be comparable.
+        settings: By detector (`*`: every one), by dotted path (`extractor.denoiser.path`, `detector.backbone`), the values of which one
+            must be that of a measured detector for its numbers to be comparable.
     """
 
     source: str
@@ -162,7 +162,7 @@ def _settings(told: Any) -> dict[str, dict[str, tuple[Scalar, ...]]]:
         made[detector] = {}
         for path, value in _object(paths, where).items():
             if path.partition(".")[0] not in ("detector", "extractor") or not all(path.split(".")) or "." not in path:
-                msg = f"{where}: {_shown(path)} is no path such as extractor.model.path or detector.backbone"
+                msg = f"{where}: {_shown(path)} is no path such as extractor.denoiser.path or detector.backbone"
                 raise ValueError(msg)
             _text(path, f"a path in {where}", "row")
             made[detector][path] = _alternatives(value, f"{where}.{path}")

@@ -15,3 +15,8 @@ class CheckpointError(UserError, ValueError):
 
 class UnusableImageError(ValueError):
     """An image that an extractor or a perturbation cannot take; the run goes on without it, and keeps the reason."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

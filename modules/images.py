@@ -1,7 +1,16 @@
-"""Images as tensors: the two ranges that extractors accept, the way between them, and their centre."""
+"""Images as tensors: the two ranges that extractors accept, the way between them, their centre, and what a file format leaves of them."""
 
+from io import BytesIO
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
+
+# Mean and standard deviation of ImageNet's red, green and blue in [0, 1], which networks trained on it expect to be taken out.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -26,7 +35,16 @@ def to_unit(images: Tensor) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Floating-point images as uint8, clamped to [0, 1] and rounded to the nearest level; any shape."""
+    """Floating-point images as uint8, clamped to [0, 1] and rounded to the nearest level; uint8 as they are. Any shape.
+
+    Raises:
+        TypeError: If the dtype is neither.
+    """
+    if images.dtype == torch.uint8:
+        return images
+    if not images.is_floating_point():
+        msg = f"images have dtype {images.dtype}; uint8, or floating point in [0, 1], is needed"
+        raise TypeError(msg)
     return (images.float().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
@@ -44,3 +62,24 @@ def center_square(image: Tensor, size: int) -> Tensor:
     if square.shape[1] == size:
         return square
     return transforms.resize(square, [size, size], transforms.InterpolationMode.BICUBIC, antialias=True)
+
+
+def through_format(image: NDArray[np.uint8], form: str, **options: int | str) -> NDArray[np.uint8]:
+    """An image after it was stored in a file format and read again, by Pillow.
+
+    Args:
+        image: `[H, W, 3]`.
+        form: Pillow's name of the format, like `JPEG`.
+        options: What `Image.save` takes for it, like `quality`.
+
+    Returns:
+        A new `[H, W, 3]`.
+
+    Raises:
+        OSError: If the format cannot store such an image.
+        ValueError: Likewise.
+    """
+    buffer = BytesIO()
+    Image.fromarray(image).save(buffer, form, **options)
+    with Image.open(buffer, formats=[form]) as stored:
+        return np.array(stored.convert("RGB"))

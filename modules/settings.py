@@ -17,19 +17,22 @@ PACKAGES = ("modules",)
 NESTED = {"class_path", "init_args"}
 
 
-def settings_of(instance: object, skip: Container[str] = ()) -> dict[str, Any]:
+def settings_of(instance: object, skip: Container[str] = (), with_idle: bool = True) -> dict[str, Any]:
     """`{"class_path", "init_args"}` of an object whose constructor arguments are attributes of the same names.
 
     Args:
         instance: The object.
         skip: Arguments to leave out (optimiser callables, which scoring does not need).
+        with_idle: Also those that an object itself names as `idle`: they change nothing as its others are set.
 
     Raises:
         TypeError: If an argument is neither of a plain type nor such an object, since it could not be loaded with `weights_only=True`.
         AttributeError: If the class does not keep an argument as an attribute.
     """
     kind = type(instance)
-    arguments = {name: _plain(getattr(instance, name), f"{kind.__name__}.{name}", skip) for name in _arguments(kind) if name not in skip}
+    idle: Container[str] = () if with_idle else getattr(instance, "idle", ())
+    names = [name for name in _arguments(kind) if name not in skip and name not in idle]
+    arguments = {name: _plain(getattr(instance, name), f"{kind.__name__}.{name}", skip, with_idle) for name in names}
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
 
 
@@ -90,15 +93,15 @@ def fingerprint(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _plain(value: Any, where: str, skip: Container[str]) -> Any:
+def _plain(value: Any, where: str, skip: Container[str], with_idle: bool) -> Any:
     """A copy of `value` in plain types; tuples become lists, objects of the project their settings."""
     if isinstance(value, PLAIN):
         return value
     if type(value).__module__.partition(".")[0] in PACKAGES:
-        return settings_of(value, skip)
+        return settings_of(value, skip, with_idle)
     if hasattr(value, "items"):  # by their methods, so that torch's ModuleDict and ModuleList count without torch being imported
-        return {str(key): _plain(item, where, skip) for key, item in value.items()}
+        return {str(key): _plain(item, where, skip, with_idle) for key, item in value.items()}
     if isinstance(value, tuple) or hasattr(value, "append"):
-        return [_plain(item, where, skip) for item in value]
+        return [_plain(item, where, skip, with_idle) for item in value]
     msg = f"{where} is a {type(value).__name__}; settings hold only str, int, float, bool, None, lists, dictionaries and objects of modules"
     raise TypeError(msg)

@@ -128,14 +128,13 @@ def _from_all_ranks(mine: dict[str, float]) -> list[dict[str, float]]:
     return gathered
 
 
-def calibrate(trainer: Trainer, detector: Detector, data: FeatureDataModule, folder: Path) -> Path:
-    """What training is for a detector without anything to learn: its direction, threshold and calibration; gives its checkpoint.
+def calibrate(trainer: Trainer, detector: Detector, data: FeatureDataModule) -> None:
+    """What training is for a detector without anything to learn: its direction, threshold and calibration.
 
     Args:
         trainer: What runs it; its loggers get the validation metrics.
         detector: With `learns` False.
         data: Whose training and validation images.
-        folder: The run directory.
     """
     data.trainer = trainer  # the loaders fill up to its number of ranks
     if isinstance(detector, ScoreDetector) and detector.orientation == LEARNED:
@@ -143,6 +142,10 @@ def calibrate(trainer: Trainer, detector: Detector, data: FeatureDataModule, fol
         labels = {record.key: record.label for record in data.records()}
         detector.learn_orientation(torch.tensor(list(scores.values())), torch.tensor([labels[key] for key in scores]))
     trainer.validate(detector, datamodule=data, verbose=False)
+
+
+def save(trainer: Trainer, folder: Path) -> Path:
+    """The checkpoint of what a trainer has just run, in a run directory."""
     path = folder / "checkpoints" / BEST
     trainer.save_checkpoint(path, weights_only=False)  # with the description, not the tensors alone
     return path
@@ -224,9 +227,10 @@ def write_run(
         "features": str(data.cache.folder),
         "images": ", ".join(f"{count} {split}" for split, count in Counter(record.split for record in data.records()).items()),
     }
-    metrics = write_results(
-        folder, frame, detector.threshold, pictures(data, records, detector.pictures), facts, warnings=[*warnings, *data.warnings()]
-    )
+    concerns = [*warnings, *data.warnings(), *calibration_concerns(detector)]
+    for sentence in calibration_concerns(detector):
+        log.warning("%s", sentence)
+    metrics = write_results(folder, frame, detector.threshold, pictures(data, records, detector.pictures), facts, warnings=concerns)
     logged = flat_metrics(metrics)
     for logger in trainer.loggers:
         logger.log_metrics(logged, step=trainer.global_step)
@@ -237,6 +241,12 @@ def write_run(
     for logger in trainer.loggers:
         logger.finalize("success")
     return metrics
+
+
+def calibration_concerns(detector: Detector) -> list[str]:
+    """That a probability was asked for and there is none."""
+    reason = detector.no_probability
+    return [f"There are no probabilities: the calibration {detector.calibration} could not be fitted ({reason})."] if reason else []
 
 
 def described(settings: dict[str, Any]) -> str:

@@ -165,6 +165,8 @@ def score_all(study: Study, cells: Path, reals_from: Mapping[str, str] | None = 
     Raises:
         RunError: Two sources hold the same data set, or `reals_from` names one that is not there.
     """
+    from workflow.pipeline import calibration_concerns
+
     results = Results()
     opened: dict[str, FeatureDataModule] = {}
     for given, checkpoint in study.detectors.items():
@@ -176,6 +178,7 @@ def score_all(study: Study, cells: Path, reals_from: Mapping[str, str] | None = 
                 reals_from,
             )
         results.detectors[name] = detector
+        results.warnings += [f"{name}: {sentence}" for sentence in calibration_concerns(detector)]
         content = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
         for where, source in study.sources.items():
             for perturbation in study.perturbations:

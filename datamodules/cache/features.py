@@ -22,7 +22,18 @@ if TYPE_CHECKING:  # torch, which the commands that only look at folders do with
 # Raised when the code changes a number that the settings do not show.
 FORMAT = 1
 MAX_WEIGHT_FILES = 1000
-LIBRARIES = ("torch", "diffusers", "transformers", "pillow", "safetensors", "lightning")
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "torchmetrics",
+    "diffusers",
+    "transformers",
+    "open_clip_torch",
+    "timm",
+    "pillow",
+    "safetensors",
+    "lightning",
+)
 
 
 def caption_hash(record: Record, extractor: "Extractor") -> str:
@@ -52,7 +63,7 @@ class FeatureCache:
         self.extractor = extractor
         self.settings: dict[str, Any] = {
             "format": FORMAT,
-            "extractor": extractor.settings(),
+            "extractor": extractor.identity(),
             "weights": {name: _identity(name, revision, hashes) for name, revision in extractor.weights.items()},
             "perturbation": perturbation,
         }
@@ -108,11 +119,18 @@ class FeatureCache:
         return found
 
     def _portable(self) -> dict[str, Any]:
-        """Settings in which a weight directory's path does not matter, only its content."""
+        """Settings in which the path of weights does not matter, only their content."""
         text = json.dumps(self.settings["extractor"], sort_keys=True)
-        for name, identity in self.settings["weights"].items():
-            text = text.replace(json.dumps(name), json.dumps(identity))
-        return {"format": FORMAT, "extractor": json.loads(text)}
+        unnamed = []
+        for name, identity in sorted(self.settings["weights"].items()):
+            quoted, within = json.dumps(name), json.dumps(name)[1:-1]
+            if quoted in text:
+                text = text.replace(quoted, json.dumps(identity))
+            elif Path(name).is_file() and within in text:  # the file of an encoder, a part of its name
+                text = text.replace(within, identity)
+            else:
+                unnamed.append(identity)
+        return {"format": FORMAT, "extractor": json.loads(text)} | ({"weights": unnamed} if unnamed else {})
 
 
 def _identity(name: str, revision: str | None, hashes: ContentHashes) -> str:

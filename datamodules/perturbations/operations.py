@@ -4,8 +4,6 @@ Each takes uint8 `[H, W, 3]`, gives a new uint8 `[h, w, 3]` that is contiguous a
 itself), and draws whatever is random from its seed alone.
 """
 
-import io
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +11,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
 from datamodules.reader import DEFAULT_LIMITS, ImageError
+from modules.images import through_format
 
 Pixels = NDArray[np.uint8]
 
@@ -52,15 +51,12 @@ def webp(image: Pixels, seed: int, quality: float) -> Pixels:
 
 
 def _stored(image: Pixels, form: str, **options: int) -> Pixels:
-    buffer = io.BytesIO()
     try:
-        Image.fromarray(image).save(buffer, form, **options)
+        return through_format(image, form, **options)
     except (OSError, ValueError) as error:
         height, width = image.shape[:2]
         msg = f"The image has {width}x{height} pixels, which {form} cannot store ({' '.join(str(error).split())[:100]})."
         raise ImageError(msg) from error
-    with Image.open(buffer, formats=[form]) as stored:
-        return np.array(stored.convert("RGB"))
 
 
 def resize(image: Pixels, seed: int, factor: float) -> Pixels:

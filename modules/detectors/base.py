@@ -90,6 +90,14 @@ class Detector(pl.LightningModule, ABC):
         """Whether there is anything for an optimiser; where not, train.py only measures threshold and calibration."""
         return True
 
+    def check_features(self, extractor: dict[str, Any], perturbation: str) -> None:
+        """Refuse features that the detector was not made for; nothing to refuse by default.
+
+        Args:
+            extractor: Settings of what makes them.
+            perturbation: What the images go through first.
+        """
+
     @property
     def pictures(self) -> list[str]:
         """Which images a report shows as what the detector saw; the features by default."""
@@ -107,6 +115,11 @@ class Detector(pl.LightningModule, ABC):
         """Probability that images of these scores are fake, in [0, 1], of the same shape; None where the detector is not calibrated."""
         logits = self.logit(scores)
         return None if logits is None else logits.sigmoid()
+
+    @property
+    def no_probability(self) -> str | None:
+        """Why there is no probability although one was asked for."""
+        return self.calibrator.reason
 
     def loss(self, outputs: Tensor, batch: dict[str, Any]) -> Tensor:
         """What training minimises; binary cross-entropy of the single logit by default."""

@@ -9,13 +9,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from modules.detectors.base import Detector
-from modules.errors import CheckpointError
+from modules.errors import CheckpointError, first_line
 from modules.extractors.base import Extractor
 from modules.settings import from_settings
 
 # In a safetensors file: the description as JSON, and what of it is a tensor.
 METADATA, TENSORS = "undertow", "undertow."
-# Constructor arguments that name weights to start from, and what they are once there are trained ones.
+# Constructor arguments that name weights to start from, and what they are once there are trained ones: the checkpoint holds what came of
+# them, and the files may be far away.
 START: dict[str, Any] = {"pretrained": False, "weights": None, "checkpoints": None}
 
 
@@ -33,14 +34,14 @@ def load_detector(path: str) -> tuple[Detector, dict[str, Any]]:
     """
     checkpoint, described = _described(path)
     try:
-        detector: Detector = from_settings(_without_start(described["detector"]), base=Detector)
+        detector: Detector = from_settings(_without(described["detector"], START), base=Detector)
         # Checkpoints from before there were calibrations lack theirs.
         absent = {name: value for name, value in detector.state_dict().items() if "calibrator." in name}
         detector.load_state_dict(absent | checkpoint["state_dict"])
         detector.on_load_checkpoint(checkpoint)
         return detector.eval(), dict(described["data"] or {})
     except Exception as error:  # building what a file names raises nearly every type there is
-        msg = f"checkpoint {path!r} does not fit this version of the code ({type(error).__name__}: {_first_line(error)})"
+        msg = f"checkpoint {path!r} does not fit this version of the code ({type(error).__name__}: {first_line(error)})"
         raise CheckpointError(msg) from error
 
 
@@ -63,14 +64,14 @@ def _described(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return checkpoint, described
 
 
-def _without_start(settings: Any) -> Any:
-    """Settings without the weights that training started from: the checkpoint holds what came of them, and the files may be far away."""
+def _without(settings: Any, start: dict[str, Any]) -> Any:
+    """Settings in which the arguments named in `start`, at any depth, have its values."""
     if isinstance(settings, list):
-        return [_without_start(item) for item in settings]
+        return [_without(item, start) for item in settings]
     if not isinstance(settings, dict):
         return settings
-    known = {name: value for name, value in START.items() if name in settings.get("init_args", {})}
-    found = {name: _without_start(value) for name, value in settings.items()}
+    known = {name: value for name, value in start.items() if name in settings.get("init_args", {})}
+    found = {name: _without(value, start) for name, value in settings.items()}
     return found | {"init_args": found["init_args"] | known} if known else found
 
 
@@ -81,9 +82,10 @@ def build_extractor(described: dict[str, Any]) -> Extractor:
         CheckpointError: If it names none, or one that this version does not have.
     """
     try:
-        extractor: Extractor = from_settings(described["extractor"], base=Extractor)
+        # What `checkpoints` named when the detector was trained is among the settings: further files are not read.
+        extractor: Extractor = from_settings(_without(described["extractor"], {"checkpoints": None}), base=Extractor)
     except Exception as error:  # as above
-        msg = f"the checkpoint's extractor does not fit this version of the code ({type(error).__name__}: {_first_line(error)})"
+        msg = f"the checkpoint's extractor does not fit this version of the code ({type(error).__name__}: {first_line(error)})"
         raise CheckpointError(msg) from error
     return extractor
 
@@ -107,6 +109,9 @@ def save_weights(detector: Detector, data: dict[str, Any], path: Path) -> None:
 
 
 def _read(path: str) -> Any:
+    if Path(path).exists() and not Path(path).is_file():
+        msg = f"checkpoint {path!r} is no file; name a .ckpt file under runs/NAME/checkpoints"
+        raise CheckpointError(msg)
     try:
         return _read_safetensors(path) if path.endswith(".safetensors") else torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -125,7 +130,3 @@ def _read_safetensors(path: str) -> dict[str, Any]:
     if described:
         described["data"] |= {name.removeprefix(TENSORS): tensors.pop(name) for name in list(tensors) if name.startswith(TENSORS)}
     return {"state_dict": tensors, "undertow": described}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -9,15 +9,15 @@ from torch.optim import AdamW
 
 from modules.detectors.base import Detector, OptimizerCallable, SchedulerCallable
 from modules.detectors.calibration import Method
-from modules.detectors.fakeinversion import IMAGENET_MEAN, IMAGENET_STD
-from modules.images import to_uint8, to_unit
+from modules.errors import ModelError
+from modules.images import IMAGENET_MEAN, IMAGENET_STD, to_uint8, to_unit
 from modules.networks.compression import CompressedCrops
 from modules.networks.no_down import build_no_down_resnet, least_pixels, whole_image_logits
 from modules.networks.released import load_released, read_released
 
 log = logging.getLogger(__name__)
 
-LEAST_CROP = 16  # below, a training batch of one image would leave batch normalisation nothing to average
+LEAST_TRAIN_CROP = 16  # below, a training batch of one image would leave batch normalisation nothing to average
 
 
 class CorviResNet(Detector):
@@ -32,7 +32,7 @@ class CorviResNet(Detector):
         pretrained: Start from ImageNet weights.
         weights: File with the weights that the authors released (`.pth` or `.safetensors`), to start from or to use as they are.
         frozen: Do not train; with `weights` only the threshold and the calibration are set.
-        crop: Side in pixels of the training crops. Smaller images are continued by their mirror images, as the authors do.
+        train_crop: Side in pixels of the training crops. Smaller images are continued by their mirror images, as the authors do.
         flip: Mirror half of the training crops.
         blur_probability: Share of the training images that are blurred.
         blur_sigma: Range in pixels of the Gaussian blur's standard deviation.
@@ -48,6 +48,7 @@ class CorviResNet(Detector):
     """
 
     name: ClassVar[str] = "corvi"
+    has_weights: Tensor
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class CorviResNet(Detector):
         pretrained: bool = True,
         weights: str | None = None,
         frozen: bool = False,
-        crop: int = 96,
+        train_crop: int = 96,
         flip: bool = True,
         blur_probability: float = 0.5,
         blur_sigma: tuple[float, float] = (0.0, 3.0),
@@ -73,7 +74,7 @@ class CorviResNet(Detector):
         self.pretrained = pretrained
         self.weights = weights
         self.frozen = frozen
-        self.crop = crop
+        self.train_crop = train_crop
         self.flip = flip
         self.blur_probability = blur_probability
         self.blur_sigma = blur_sigma
@@ -83,7 +84,7 @@ class CorviResNet(Detector):
         self.pixels_at_once = pixels_at_once
         self._check()
         self.crops = CompressedCrops(
-            crop, flip, blur_probability, (blur_sigma[0], blur_sigma[1]), jpeg_probability, (jpeg_quality[0], jpeg_quality[1])
+            train_crop, flip, blur_probability, (blur_sigma[0], blur_sigma[1]), jpeg_probability, (jpeg_quality[0], jpeg_quality[1])
         )
         self.network = build_no_down_resnet(backbone, pretrained and weights is None, dropout)
         if pixels_at_once < least_pixels(self.network):
@@ -91,13 +92,15 @@ class CorviResNet(Detector):
             raise ValueError(msg)
         if weights is not None:
             load_released(self.network, read_released(weights), weights, f"a {backbone} of one logit with torchvision's names")
+        # Whether there is more than random numbers. Among the weights: a frozen one that a checkpoint describes is built without any.
+        self.register_buffer("has_weights", torch.tensor(weights is not None or not frozen))
         self._told = False
         self.network.requires_grad_(not frozen)
         self.train(self.training)
 
     def _check(self) -> None:
         if self.frozen and self.weights is None and self.pretrained:
-            # From ImageNet weights alone the last layer is random. (A checkpoint is loaded with neither; its weights come later.)
+            # From ImageNet weights alone the last layer is random. (A checkpoint is loaded with neither: see `has_weights`.)
             msg = "model.frozen is true without model.weights: nothing would be trained, and ImageNet's weights alone tell no fakes"
             raise ValueError(msg)
         for name in ("blur_probability", "jpeg_probability"):
@@ -109,8 +112,8 @@ class CorviResNet(Detector):
             if not low <= first <= last <= high:
                 msg = f"model.{name} is [{first}, {last}]; a range within {low} to {high} is needed"
                 raise ValueError(msg)
-        if self.crop < LEAST_CROP:
-            msg = f"model.crop is {self.crop}; at least {LEAST_CROP} pixels are needed"
+        if self.train_crop < LEAST_TRAIN_CROP:
+            msg = f"model.train_crop is {self.train_crop}; at least {LEAST_TRAIN_CROP} pixels are needed"
             raise ValueError(msg)
 
     @property
@@ -135,20 +138,26 @@ class CorviResNet(Detector):
 
         Args:
             features: `image`, uint8 or float in [0, 1], `[B, 3, H, W]`, or B images `[3, h, w]` of any sizes.
+
+        Raises:
+            ModelError: If the network is frozen and has no weights.
         """
+        if self.frozen and not bool(self.has_weights):
+            msg = "model.frozen is true and the network has no weights; name a file as model.weights, or set model.frozen to false"
+            raise ModelError(msg)
         images: Tensor | list[Tensor] = features["image"]
         if not self.network.training:
             return whole_image_logits(self.network, images, self.pixels_at_once, normalised)
         self._tell_of_small(images)
-        return self.network(normalised(self.crops([to_uint8(image) if image.is_floating_point() else image for image in images])))
+        return self.network(normalised(self.crops([to_uint8(image) for image in images])))
 
     def _tell_of_small(self, images: Tensor | list[Tensor]) -> None:
-        small = next((image for image in images if min(image.shape[1:]) < self.crop), None)
+        small = next((image for image in images if min(image.shape[1:]) < self.train_crop), None)
         if small is not None and not self._told:
             self._told = True
             log.warning(
-                "some images are smaller than --model.crop %d (the first has %d x %d pixels): in training their mirror images fill it",
-                self.crop,
+                "some images are smaller than --model.train_crop %d (the first has %d x %d pixels): in training mirror images fill it",
+                self.train_crop,
                 *small.shape[1:],
             )
 

@@ -8,13 +8,11 @@ from torch.optim import AdamW
 
 from modules.detectors.base import Detector, OptimizerCallable, SchedulerCallable
 from modules.detectors.calibration import Method
-from modules.images import to_unit
+from modules.images import IMAGENET_MEAN, IMAGENET_STD, to_unit
 from modules.networks.augment import center_crop, random_crop, random_flip, resize
 from modules.networks.backbones import build_backbone
 
 INPUTS = ("image", "noise_map", "reconstruction", "residual")
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class FakeInversion(Detector):

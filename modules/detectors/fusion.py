@@ -1,5 +1,6 @@
 """A detector made of detectors: one probability from several."""
 
+import logging
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +12,8 @@ from modules.detectors.base import Detector
 from modules.detectors.calibration import Method
 from modules.detectors.checkpoint import load_detector
 from modules.errors import ModelError
+
+log = logging.getLogger(__name__)
 
 Rule = Literal["soft_or", "mean_logit", "max_logit", "mean_probability"]
 SMALL = -15.0  # logarithm below which two terms of a series are exact to 1e-13
@@ -52,8 +55,11 @@ class Fusion(Detector):
         if not members or len(set(members)) != len(members) or any(not name or "." in name for name in members):
             msg = f"the members are named {members}; there must be one or more, each once, with names without dots"
             raise ValueError(msg)
-        loaded = {name: load_detector(path)[0] for name, path in (checkpoints or {}).items()}
-        self.detectors = nn.ModuleDict({**(detectors or {}), **loaded}).requires_grad_(False)
+        loaded = {name: load_detector(path) for name, path in (checkpoints or {}).items()}
+        self.made_for = {name: described for name, (_, described) in loaded.items()}
+        self.detectors = nn.ModuleDict({**(detectors or {}), **{name: member for name, (member, _) in loaded.items()}}).requires_grad_(
+            False
+        )
         self.checkpoints = checkpoints
         self.rule = rule
         self.train(self.training)
@@ -72,6 +78,23 @@ class Fusion(Detector):
     def learns(self) -> bool:
         """False: there is nothing to train."""
         return False
+
+    def check_features(self, extractor: dict[str, Any], perturbation: str) -> None:
+        """Refuse features of another extractor than a member was trained with; arguments as in the base class.
+
+        Raises:
+            ModelError: With the member and what differs.
+        """
+        given = extractor["init_args"].get("extractors") or {}
+        for name, described in self.made_for.items():
+            if given.get(name) != described["extractor"]:
+                msg = (
+                    f"the member {name} was trained with the extractor {described['extractor']}, and data.extractor gives it "
+                    f"{given.get(name, 'nothing')}: set data.extractor to Together with the same checkpoints as model.checkpoints"
+                )
+                raise ModelError(msg)
+            if perturbation != described["perturbation"]:
+                log.warning("the member %s was trained on images under %s; here it is %s", name, described["perturbation"], perturbation)
 
     def train(self, mode: bool = True) -> "Fusion":
         """Training mode, in which the members still work as in evaluation."""
@@ -95,10 +118,11 @@ class Fusion(Detector):
         scores = member.score(member({feature: features[f"{name}.{feature}"] for feature in member.features}))
         logits = member.logit(scores)
         if logits is None:
+            why = f"; {member.no_probability}" if member.no_probability else ""
             msg = (
-                f"the member {name} is not calibrated (its calibration is {member.calibration!r}), and only probabilities can be "
-                f"fused: train it with --model.calibration logistic, or where its scores are log-odds already, as those of a network "
-                "trained by cross-entropy are, set its calibration to sigmoid"
+                f"the member {name} is not calibrated (its calibration is {member.calibration!r}{why}), and only probabilities can be "
+                "fused: train it with --model.calibration logistic, or where its scores are log-odds already, as those of a network trained "
+                "by cross-entropy are, set its calibration to sigmoid"
             )
             raise ModelError(msg)
         return logits

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from modules.errors import ModelError
+
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 Direction = Literal["invert", "denoise"]
 
@@ -85,19 +87,19 @@ class NoiseSchedule:
         """Ascending timesteps of a run of `steps` steps.
 
         Raises:
-            ValueError: If `steps` is below 1, or so large that a timestep falls outside the schedule.
+            ModelError: If `steps` is below 1, or so large that a timestep falls outside the schedule.
         """
         total = len(self.alphas_cumprod)
         if not 1 <= steps <= total:
             msg = f"steps is {steps}; it must lie between 1 and the schedule's {total} training timesteps"
-            raise ValueError(msg)
+            raise ModelError(msg)
         if self.timestep_spacing == "trailing":
             descending = [round(total - i * total / steps) - 1 for i in range(steps)]
             return descending[::-1]
         found = [i * (total // steps) + self.steps_offset for i in range(steps)]
         if found[-1] >= total:
             msg = f"{steps} steps with steps_offset {self.steps_offset} reach timestep {found[-1]} of {total}; use fewer steps"
-            raise ValueError(msg)
+            raise ModelError(msg)
         return found
 
     def path(self, steps: int, direction: Direction) -> list[Step]:
@@ -118,8 +120,13 @@ class NoiseSchedule:
         signal_to, noise_to = alpha_to**0.5, (1 - alpha_to) ** 0.5
         if self.prediction_type == "v_prediction":
             return signal_to * signal_from + noise_to * noise_from, noise_to * signal_from - signal_to * noise_from
-        k = signal_to / signal_from
-        return k, noise_to - k * noise_from
+        return noise_weights(alpha_from, alpha_to)
+
+
+def noise_weights(alpha_from: float, alpha_to: float) -> tuple[float, float]:
+    """Factors k and c of the latent and of the predicted noise, whatever the network itself predicts."""
+    k = alpha_to**0.5 / alpha_from**0.5
+    return k, (1 - alpha_to) ** 0.5 - k * (1 - alpha_from) ** 0.5
 
 
 def follow(path: list[Step], latents: Tensor, predict: Callable[[Tensor, int], Tensor]) -> Tensor:

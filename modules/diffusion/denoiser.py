@@ -94,7 +94,7 @@ class Denoiser(nn.Module, ABC):
         """The noise level of a timestep or standard deviation.
 
         Raises:
-            ValueError: If the model knows no such level.
+            ModelError: If the model knows no such level.
         """
 
     def embed(self, prompts: Sequence[str]) -> Tensor | None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from modules.errors import ModelError
+
 Field = Callable[[Tensor, Tensor], Tensor]
 """From states `[N, …]` and the image of each row, int64 `[N]`, to vectors of the states' shape."""
 
@@ -30,10 +32,8 @@ def mean_and_error(samples: Tensor, population: int | None = None) -> Estimate:
     """
     n = samples.shape[1]
     error = samples.std(1) / n**0.5 if n > 1 else torch.full_like(samples[:, 0], torch.nan)
-    if population is not None and population > 1:
-        error = error * ((population - n) / (population - 1)) ** 0.5
-        if n == population:
-            error = torch.zeros_like(samples[:, 0])
+    if population is not None:
+        error = torch.zeros_like(error) if n == population else error * ((population - n) / population) ** 0.5
     return Estimate(samples.mean(1), error)
 
 
@@ -46,12 +46,12 @@ def coordinates(shape: Sequence[int], count: int, generator: torch.Generator) ->
     """Distinct random coordinates as unit directions, int8 `[count, *shape]`, on the CPU.
 
     Raises:
-        ValueError: If there are fewer coordinates than that.
+        ModelError: If there are fewer coordinates than that.
     """
     dimension = int(torch.Size(shape).numel())
     if count > dimension:
         msg = f"samples is {count}, but the states have only {dimension} dimensions: choose fewer, or the estimator hutchinson or exact"
-        raise ValueError(msg)
+        raise ModelError(msg)
     chosen = torch.randperm(dimension, generator=generator)[:count]
     return torch.zeros(count, dimension, dtype=torch.int8).scatter_(1, chosen[:, None], 1).reshape(count, *shape)
 

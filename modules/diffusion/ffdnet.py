@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modules.diffusion.denoiser import Denoiser, NoiseLevel
+from modules.errors import ModelError
 from modules.images import to_unit
 from modules.networks.released import load_released, read_released
 
@@ -68,11 +69,11 @@ class FFDNet(Denoiser):
         """The level of a standard deviation.
 
         Raises:
-            ValueError: If it is not above 0, or larger than what the network was trained for.
+            ModelError: If it is not above 0, or larger than what the network was trained for.
         """
         if not 0 < value <= MAX_SIGMA:
-            msg = f"noise_level is {value:g}; for FFDNet it is a standard deviation above 0 and at most {MAX_SIGMA:.3f} (75/255)"
-            raise ValueError(msg)
+            msg = f"the noise level is {value:g}; for FFDNet it is a standard deviation above 0 and at most {MAX_SIGMA:.3f} (75/255)"
+            raise ModelError(msg)
         return NoiseLevel(value, 1.0, value)
 
     def predict_clean(self, states: Tensor, level: NoiseLevel, conditioning: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from modules.diffusion.ddim import NoiseSchedule
 from modules.diffusion.denoiser import Denoiser, NoiseLevel
 from modules.diffusion.latent_diffusion import LatentDiffusion
+from modules.errors import ModelError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -80,12 +81,12 @@ class LatentDenoiser(Denoiser):
         """The level of a training timestep.
 
         Raises:
-            ValueError: If it is no whole number, or the schedule has no such timestep.
+            ModelError: If it is no whole number, or the schedule has no such timestep.
         """
         alphas = self.schedule.alphas_cumprod
         if value != int(value) or not 0 <= value < len(alphas):
-            msg = f"noise_level is {value:g}; for a diffusion model it is a timestep, a whole number from 0 to {len(alphas) - 1}"
-            raise ValueError(msg)
+            msg = f"the noise level is {value:g}; for a diffusion model it is a timestep, a whole number from 0 to {len(alphas) - 1}"
+            raise ModelError(msg)
         alpha = float(alphas[int(value)])
         return NoiseLevel(value, alpha**0.5, (1 - alpha) ** 0.5)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.diffusion.ddim import NoiseSchedule, follow
-from modules.errors import ModelError
+from modules.errors import ModelError, first_line
 from modules.images import to_unit
 
 # What `model_index.json` may name for each part. Other pipelines (two text encoders, transformers) need other conditioning.
@@ -191,4 +191,11 @@ def read_model_index(path_or_id: str, revision: str | None = None) -> dict[str, 
         raise ModelError(msg)
     from diffusers import DiffusionPipeline
 
-    return dict(DiffusionPipeline.load_config(path_or_id, revision=revision))
+    try:
+        return dict(DiffusionPipeline.load_config(path_or_id, revision=revision))
+    except OSError as error:
+        msg = (
+            f"the model {path_or_id!r} cannot be had from the hub ({first_line(error)}); check its name, your network and, for a gated "
+            "one, your login, or name a diffusers model directory"
+        )
+        raise ModelError(msg) from error

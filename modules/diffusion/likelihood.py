@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modules.diffusion.ddim import Step
+from modules.diffusion.ddim import Step, noise_weights
 from modules.diffusion.denoiser import NoiseLevel
 
 Predict = Callable[[Tensor, NoiseLevel, Tensor], Tensor]
@@ -29,12 +29,6 @@ class Inverted:
 
     noise: Tensor
     log_determinant: Tensor
-
-
-def noise_step(step: Step) -> tuple[float, float]:
-    """Factors k and c of a DDIM step in terms of the predicted noise, whatever the network itself predicts."""
-    k = (step.alpha_to / step.alpha_from) ** 0.5
-    return k, (1 - step.alpha_to) ** 0.5 - k * (1 - step.alpha_from) ** 0.5
 
 
 def state_level(step: Step) -> NoiseLevel:
@@ -58,7 +52,7 @@ def invert(path: list[Step], states: Tensor, predict: Predict, directions: Tenso
     towards = None if directions is None else directions.to(states)
     total = states.new_zeros(batch, probes)
     for step in path:
-        k, c = noise_step(step)
+        k, c = noise_weights(step.alpha_from, step.alpha_to)
         level = state_level(step)
         if towards is None:
             states = k * states + c * predict(states, level, images)
@@ -79,7 +73,7 @@ def denoise(path: list[Step], states: Tensor, predict: Predict) -> Tensor:
     """Take noise back to clean states along `NoiseSchedule.path(steps, "denoise")`, `[B, …]` to the same."""
     images = torch.arange(len(states), device=states.device)
     for step in path:
-        k, c = noise_step(step)
+        k, c = noise_weights(step.alpha_from, step.alpha_to)
         states = k * states + c * predict(states, state_level(step), images)
     return states
 

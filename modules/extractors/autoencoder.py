@@ -76,6 +76,11 @@ class AutoencoderError(Extractor):
         """The autoencoders; VGG16's weights belong to the libraries."""
         return dict.fromkeys(self.autoencoders, self.revision)
 
+    @property
+    def idle(self) -> set[str]:
+        """`layer` where LPIPS is not used."""
+        return super().idle | (set() if self.distance == "lpips" else {"layer"})
+
     def load(self) -> None:
         """Load the autoencoders and, where it is used, LPIPS.
 

@@ -30,8 +30,17 @@ class Extractor(nn.Module, ABC):
     warn_below: ClassVar[dict[str, tuple[float, str]]] = {}
 
     def settings(self) -> dict[str, Any]:
-        """Class and constructor arguments in plain types, without those that change memory only."""
-        return settings_of(self, skip=MEMORY_ONLY)
+        """Class and constructor arguments in plain types."""
+        return settings_of(self)
+
+    @property
+    def idle(self) -> set[str]:
+        """Names of constructor arguments that change no number as the others are set; left out of the fingerprint."""
+        return set()
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that change a number: what the cache's fingerprint covers."""
+        return settings_of(self, skip=MEMORY_ONLY, with_idle=False)
 
     @property
     def weights(self) -> dict[str, str | None]:

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from modules.extractors.base import Extractor, Features
-from modules.images import center_square, to_uint8, to_unit
+from modules.images import center_square, to_uint8
 
 JPEG = {"format": "JPEG", "quality": 90, "subsampling": 0}  # 4:4:4
 PNG = {"format": "PNG", "compress_level": 6}
@@ -52,7 +52,7 @@ class Complexity(Extractor):
 
     def forward(self, images: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Features:
         """Measure each image; see the class for the features. Nothing random: `prompts` and `seeds` are not used."""
-        levels = to_uint8(to_unit(images)).cpu()
+        levels = to_uint8(images).cpu()
         found = [_measure(image) for image in levels]
         return {name: torch.tensor([each[name] for each in found]) for name in found[0]}
 

@@ -18,14 +18,14 @@ CRITERIA = ("reconstruction", "prior", "likelihood")
 class PerturbationDiscrepancy(StatisticExtractor):
     """log p(x) minus the mean of log p(x̃) over slightly noised versions x̃; column `discrepancy`, per dimension.
 
-    The hypothesis: a generated image sits on a local maximum, so larger is fake. Model evaluations an image, m = perturbations:
+    The hypothesis: a generated image sits on a local maximum, so larger is fake. Model evaluations an image, m = versions:
     (m + 1) · 2 · steps for `reconstruction`, (m + 1) · steps for `prior`, (m + 1) · steps · (1 + 2 · probes) for `likelihood`.
 
     Args:
-        model: The diffusion model.
+        denoiser: The diffusion model.
         criterion: What stands for log p: `reconstruction` (minus ‖z_0 − ẑ_0‖² after inversion and back), `prior` (log N(z_T; 0, I)), or
             `likelihood` (the probability-flow ODE's; costly).
-        perturbations: Number m of noised versions.
+        versions: Number m of noised versions.
         scale: Standard deviation of their noise in the model's states.
         steps: DDIM steps each way.
         probes: Hutchinson probes for `likelihood`; an image's versions share them, so that their error cancels in part.
@@ -37,9 +37,9 @@ class PerturbationDiscrepancy(StatisticExtractor):
 
     def __init__(
         self,
-        model: Denoiser,
+        denoiser: Denoiser,
         criterion: Literal["reconstruction", "prior", "likelihood"] = "reconstruction",
-        perturbations: int = 10,
+        versions: int = 10,
         scale: float = 0.1,
         steps: int = 50,
         probes: int = 1,
@@ -50,39 +50,44 @@ class PerturbationDiscrepancy(StatisticExtractor):
         if criterion not in CRITERIA:
             msg = f"data.extractor.criterion is {criterion!r}; it must be one of {CRITERIA}"
             raise ValueError(msg)
-        if min(perturbations, steps, probes) < 1 or not (scale > 0 and relative_step > 0):
+        if min(versions, steps, probes) < 1 or not (scale > 0 and relative_step > 0):
             msg = (
-                f"perturbations is {perturbations}, steps {steps}, probes {probes}, scale {scale} and relative_step {relative_step}; the "
+                f"versions is {versions}, steps {steps}, probes {probes}, scale {scale} and relative_step {relative_step}; the "
                 "first three must be at least 1, the others above 0"
             )
             raise ValueError(msg)
-        self.model = model
+        self.denoiser = denoiser
         self.criterion = criterion
-        self.perturbations = perturbations
+        self.versions = versions
         self.scale = scale
         self.steps = steps
         self.probes = probes
         self.relative_step = relative_step
 
     @property
+    def idle(self) -> set[str]:
+        """What only the full likelihood uses."""
+        return super().idle | (set() if self.criterion == "likelihood" else {"probes", "relative_step"})
+
+    @property
     def denoisers(self) -> list[Denoiser]:
-        """The model."""
-        return [self.model]
+        """The one."""
+        return [self.denoiser]
 
     def forward(self, images: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Features:
         """`discrepancy`, and `discrepancy_se` where there are several versions; `[B]` each."""
-        conditioned = self.conditioned(self.model, prompts)
-        clean = self.model.encode(images)
+        conditioned = self.conditioned(self.denoiser, prompts)
+        clean = self.denoiser.encode(images)
         generators = generators_of(seeds)
-        shape, many = clean.shape[1:], self.perturbations
+        shape, many = clean.shape[1:], self.versions
         moved = torch.stack([torch.randn(many, *shape, generator=each) for each in generators]).to(clean)
-        versions = torch.cat([clean[:, None], clean[:, None] + self.scale * moved], dim=1)
+        around = torch.cat([clean[:, None], clean[:, None] + self.scale * moved], dim=1)
         directions = None
         if self.criterion == "likelihood":
             directions = torch.stack([rademacher(shape, self.probes, each) for each in generators])
-        found = self._log_density(conditioned, versions, directions)
-        around = mean_and_error(found[:, 1:])
-        return columns("discrepancy", Estimate(found[:, 0] - around.value, around.error))
+        found = self._log_density(conditioned, around, directions)
+        mean = mean_and_error(found[:, 1:])
+        return columns("discrepancy", Estimate(found[:, 0] - mean.value, mean.error), many > 1)
 
     def _log_density(self, conditioned: Conditioned, versions: Tensor, directions: Tensor | None) -> Tensor:
         """What stands for log p of versions `[B, n, …]`, per dimension, `[B, n]`."""

@@ -19,11 +19,11 @@ UNITS = ("noise", "absolute")
 class Divergence(StatisticExtractor):
     """div s = Σ ∂s_i/∂z_i of the score s = −ε/√(1 − ᾱ) at a small noise level; column `divergence`.
 
-    The hypothesis: generated images lie in sinks, so smaller is fake. Model evaluations an image: 2 · samples · max(draws, 1), or as many
-    as the state has dimensions for `exact`.
+    The hypothesis: generated images lie in sinks, so smaller is fake. Model evaluations an image: 2 · samples · max(state_draws, 1), or as
+    many as the state has dimensions for `exact`.
 
     Args:
-        model: The diffusion model or other denoiser.
+        denoiser: The diffusion model or other denoiser.
         estimator: `coordinate` (random coordinates, the post's), `hutchinson` (random signs: all dimensions enter) or `exact`
             (forward-mode differentiation, for small states).
         samples: Coordinates or probes.
@@ -31,7 +31,7 @@ class Divergence(StatisticExtractor):
         step_unit: What `step` is measured in: `noise` (the level's standard deviation) or `absolute`. The post takes 0.1 absolute, two
             to three standard deviations of Stable Diffusion's first timesteps.
         noise_level: Timestep of a diffusion model, standard deviation of an image denoiser.
-        draws: How often the state is noised to that level; the results are averaged. 0 takes the state as it is, scaled by `√ᾱ`.
+        state_draws: How often the state is noised to that level; the results are averaged. 0 takes the state as it is, scaled by `√ᾱ`.
         per_dimension: Divide by the number of dimensions; the plain sum grows with the image's size.
         **options: Of `StatisticExtractor`.
     """
@@ -40,13 +40,13 @@ class Divergence(StatisticExtractor):
 
     def __init__(
         self,
-        model: Denoiser,
+        denoiser: Denoiser,
         estimator: Literal["coordinate", "hutchinson", "exact"] = "hutchinson",
         samples: int = 8,
         step: float = 0.1,
         step_unit: Literal["noise", "absolute"] = "noise",
         noise_level: float = 1,
-        draws: int = 0,
+        state_draws: int = 0,
         per_dimension: bool = True,
         **options: Any,
     ) -> None:
@@ -54,33 +54,39 @@ class Divergence(StatisticExtractor):
         if estimator not in ESTIMATORS or step_unit not in UNITS:
             msg = f"estimator is {estimator!r} and step_unit {step_unit!r}; they must be of {ESTIMATORS} and {UNITS}"
             raise ValueError(msg)
-        if samples < 1 or draws < 0 or not step > 0:
-            msg = f"samples is {samples}, draws {draws} and step {step}; at least 1, at least 0 and above 0 are needed"
+        if samples < 1 or state_draws < 0 or not step > 0:
+            msg = f"samples is {samples}, state_draws {state_draws} and step {step}; at least 1, at least 0 and above 0 are needed"
             raise ValueError(msg)
-        self.model = model
+        self.denoiser = denoiser
         self.estimator = estimator
         self.samples = samples
         self.step = step
         self.step_unit = step_unit
         self.noise_level = noise_level
-        self.draws = draws
+        self.state_draws = state_draws
         self.per_dimension = per_dimension
 
     @property
+    def idle(self) -> set[str]:
+        """What only the estimates by differences use."""
+        return super().idle | ({"samples", "step", "step_unit"} if self.estimator == "exact" else set())
+
+    @property
     def denoisers(self) -> list[Denoiser]:
-        """The model."""
-        return [self.model]
+        """The one."""
+        return [self.denoiser]
 
     def forward(self, images: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Features:
         """`divergence`, and `divergence_se` where there are several samples or draws; `[B]` each."""
-        conditioned = self.conditioned(self.model, prompts)
-        level = self.model.level(self.noise_level)
+        conditioned = self.conditioned(self.denoiser, prompts)
+        level = self.denoiser.level(self.noise_level)
         generators = generators_of(seeds)
-        clean = self.model.encode(images)
-        states = self.noised(clean, level, self.draws, generators) if self.draws else (level.signal * clean)[:, None]
+        clean = self.denoiser.encode(images)
+        states = self.noised(clean, level, self.state_draws, generators) if self.state_draws else (level.signal * clean)[:, None]
         estimate = self._estimate(conditioned, states, level, generators)
         scale = 1 / clean[0].numel() if self.per_dimension else 1.0
-        return columns("divergence", Estimate(estimate.value * scale, estimate.error * scale))
+        several = self.state_draws > 1 or (self.samples > 1 and self.estimator != "exact")
+        return columns("divergence", Estimate(estimate.value * scale, estimate.error * scale), several)
 
     def _estimate(self, conditioned: Conditioned, states: Tensor, level: NoiseLevel, generators: list[torch.Generator]) -> Estimate:
         """Divergence of states `[B, draws, …]`, averaged over the draws."""

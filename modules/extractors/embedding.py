@@ -40,6 +40,11 @@ class EncoderExtractor(Extractor):
         """The encoder; its file of weights where it names one."""
         return {parse_name(self.encoder).file or self.encoder: None} if self.pretrained else {}
 
+    @property
+    def idle(self) -> set[str]:
+        """`projection` where the encoder has none."""
+        return super().idle | ({"projection"} if parse_name(self.encoder).library == "timm" else set())
+
     def load(self) -> None:
         """Load the encoder."""
         self.network = build_encoder(self.encoder, self.pretrained, self.projection, self.size)
@@ -84,7 +89,7 @@ class EmbeddingExtractor(EncoderExtractor):
 
     def __init__(
         self,
-        encoder: str = "open_clip/ViT-L-14/datacomp_xl_s13b_b90k",
+        encoder: str,
         pretrained: bool = True,
         projection: bool = True,
         normalise: bool = True,

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from modules.extractors.base import Extractor, Features
-from modules.images import center_square, to_uint8, to_unit
+from modules.images import center_square, to_uint8
 
 
 class ImageExtractor(Extractor):
@@ -34,5 +34,5 @@ class ImageExtractor(Extractor):
         return image.contiguous() if self.size is None else center_square(image, self.size)
 
     def forward(self, images: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Features:
-        """The images as uint8; prompts and seeds are not used."""
-        return {"image": to_uint8(to_unit(images))}
+        """The images as uint8, those that are so already untouched; prompts and seeds are not used."""
+        return {"image": to_uint8(images)}

@@ -6,13 +6,12 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 from modules.diffusion.latent_denoiser import DTYPES
 from modules.diffusion.latent_diffusion import LatentDiffusion
 from modules.extractors.base import Features, finite_images
 from modules.extractors.prompted import PromptedExtractor, PromptSource
-from modules.images import psnr, to_uint8, to_unit
+from modules.images import center_square, psnr, to_uint8, to_unit
 
 log = logging.getLogger(__name__)
 
@@ -84,10 +83,7 @@ class InversionExtractor(PromptedExtractor):
 
     def prepare(self, image: Tensor) -> Tensor:
         """Centre square, its side resized to `size`: uint8 `[3, H, W]` to uint8 `[3, size, size]`."""
-        square = transforms.center_crop(image, [min(image.shape[1:])] * 2)
-        if square.shape[1] == self.size:
-            return square
-        return transforms.resize(square, [self.size, self.size], transforms.InterpolationMode.BICUBIC, antialias=True)
+        return center_square(image, self.size)
 
     def forward(self, images: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Features:
         """Invert, reconstruct and decode both; see the class for the features. Nothing random: `seeds` are not used.

@@ -76,6 +76,11 @@ class Likelihood(StatisticExtractor):
         self.relative_step = relative_step
 
     @property
+    def idle(self) -> set[str]:
+        """What only the trace uses."""
+        return super().idle | (set() if self.probes else {"relative_step"})
+
+    @property
     def denoisers(self) -> list[Denoiser]:
         """The models."""
         return [model for model in self.models.values() if isinstance(model, Denoiser)]
@@ -104,4 +109,4 @@ class Likelihood(StatisticExtractor):
         if directions is None:
             return found
         estimate = mean_and_error(stretch)
-        return found | columns("log_likelihood", Estimate(prior + estimate.value, estimate.error))
+        return found | columns("log_likelihood", Estimate(prior + estimate.value, estimate.error), self.probes > 1)

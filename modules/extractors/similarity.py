@@ -40,7 +40,7 @@ class PerturbationSimilarity(EncoderExtractor):
         projection: Embed in the space that images share with texts; otherwise before the projection to it (open_clip only).
         size: Side in pixels of the square that the encoder sees; the encoder's own by default.
         perturbations: `noise_λ` (λ the deviation) and `blur_σ` (Gaussian, σ in pixels of the encoder's image), each once.
-        draws: Noise images for each image and noise; all noises of an image share them.
+        noise_draws: Noise images for each image and noise; all noises of an image share them.
         reduce: What becomes of several perturbations: the `mean` of the similarities, or the similarity that belongs to the `min` or
             `max` of 1 - similarity.
         noise_space: `normalised` (λ in units of the encoder's deviation of each channel) or `unit` (of pixels in [0, 1]).
@@ -51,12 +51,12 @@ class PerturbationSimilarity(EncoderExtractor):
 
     def __init__(
         self,
-        encoder: str = "timm/vit_large_patch14_dinov2.lvd142m",
+        encoder: str,
         pretrained: bool = True,
         projection: bool = True,
         size: int | None = None,
         perturbations: list[str] | None = None,
-        draws: int = 1,
+        noise_draws: int = 1,
         reduce: Literal["mean", "min", "max"] = "mean",
         noise_space: Literal["normalised", "unit"] = "normalised",
         rows_at_once: int = 64,
@@ -70,16 +70,21 @@ class PerturbationSimilarity(EncoderExtractor):
         if reduce not in REDUCTIONS or noise_space not in SPACES:
             msg = f"reduce is {reduce!r} and noise_space {noise_space!r}; they must be of {REDUCTIONS} and {SPACES}"
             raise ValueError(msg)
-        if draws < 1 or rows_at_once < 1:
-            msg = f"draws is {draws} and rows_at_once {rows_at_once}; at least one is needed of each"
+        if noise_draws < 1 or rows_at_once < 1:
+            msg = f"noise_draws is {noise_draws} and rows_at_once {rows_at_once}; at least one is needed of each"
             raise ValueError(msg)
-        if draws > 1 and all(kind == "blur" for kind, _ in self._parsed):
-            msg = f"draws is {draws}, but nothing in {self.perturbations} is random; add a noise_… or leave draws at 1"
+        if noise_draws > 1 and all(kind == "blur" for kind, _ in self._parsed):
+            msg = f"noise_draws is {noise_draws}, but nothing in {self.perturbations} is random; add a noise_… or leave it at 1"
             raise ValueError(msg)
-        self.draws = draws
+        self.noise_draws = noise_draws
         self.reduce = reduce
         self.noise_space = noise_space
         self.rows_at_once = rows_at_once
+
+    @property
+    def idle(self) -> set[str]:
+        """Also `noise_space` where there is no noise, and `reduce` where there is one perturbation only."""
+        return super().idle | (set() if self._noisy else {"noise_space"}) | ({"reduce"} if len(self.perturbations) == 1 else set())
 
     def forward(self, images: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Features:
         """Similarities of images; see the class for the features. `prompts` are not used."""
@@ -94,8 +99,8 @@ class PerturbationSimilarity(EncoderExtractor):
         directions = normalize(torch.cat(found), dim=1).unflatten(0, (len(images), -1))
         # 1 - cosine of unit vectors, with the digits that their product would lose near 1.
         distances = (directions[:, 1:] - directions[:, :1]).square().sum(-1) / 2
-        counts = [self.draws if kind == "noise" else 1 for kind, _ in self._parsed]
-        return self._features([part.expand(-1, self.draws) for part in distances.split(counts, dim=1)])
+        counts = [self.noise_draws if kind == "noise" else 1 for kind, _ in self._parsed]
+        return self._features([part.expand(-1, self.noise_draws) for part in distances.split(counts, dim=1)])
 
     def _rows(self, images: Tensor, seeds: Sequence[int]) -> Iterator[Tensor]:
         """Each image and its perturbed copies in turn, `[3, h, w]` each."""
@@ -105,7 +110,7 @@ class PerturbationSimilarity(EncoderExtractor):
             yield image
             generator = torch.Generator().manual_seed(seed)
             # Drawn on the CPU, so that they are the same on every device; one by one, so that the first do not depend on their number.
-            drawn = [torch.randn(image.shape, generator=generator).to(image.device) for _ in range(self.draws)] if self._noisy else []
+            drawn = [torch.randn(image.shape, generator=generator).to(image.device) for _ in range(self.noise_draws)] if self._noisy else []
             for kind, amount in self._parsed:
                 if kind == "blur":
                     side = 2 * math.ceil(3 * amount) + 1
@@ -118,7 +123,7 @@ class PerturbationSimilarity(EncoderExtractor):
         features: Features = {}
         for name, part, (kind, _) in zip(self.perturbations, parts, self._parsed, strict=True):
             features[f"similarity_{name}"] = 1 - part.mean(1)
-            if self.draws > 1 and kind == "noise":
+            if self.noise_draws > 1 and kind == "noise":
                 features[f"similarity_{name}_se"] = self._error(part)
         stacked = torch.stack(parts, dim=1)
         if self.reduce == "mean":
@@ -127,12 +132,12 @@ class PerturbationSimilarity(EncoderExtractor):
             means = stacked.mean(2)
             best = means.argmin(1) if self.reduce == "min" else means.argmax(1)
             chosen = stacked[torch.arange(len(best), device=best.device), best]
-        whole = {"similarity": 1 - chosen.mean(1)} | ({"similarity_se": self._error(chosen)} if self.draws > 1 else {})
+        whole = {"similarity": 1 - chosen.mean(1)} | ({"similarity_se": self._error(chosen)} if self.noise_draws > 1 else {})
         return whole | features
 
     def _error(self, values: Tensor) -> Tensor:
         """Standard error of the mean of each row of `[B, draws]`."""
-        return values.std(1) / math.sqrt(self.draws)
+        return values.std(1) / math.sqrt(self.noise_draws)
 
     @property
     def _noisy(self) -> bool:

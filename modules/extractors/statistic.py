@@ -81,6 +81,11 @@ class StatisticExtractor(PromptedExtractor):
         """The models."""
 
     @property
+    def idle(self) -> set[str]:
+        """The captioner where none is used."""
+        return set() if self.prompt_source == "captioner" else {"captioner", "captioner_revision"}
+
+    @property
     def weights(self) -> dict[str, str | None]:
         """The models, and the captioner where one is used."""
         return super().weights | {name: revision for each in self.denoisers for name, revision in each.weights.items()}
@@ -89,11 +94,15 @@ class StatisticExtractor(PromptedExtractor):
         """Load the models and, where it is used, the captioner.
 
         Raises:
-            ModelError: If there are prompts, and no model takes any.
+            ModelError: If there are prompts, and no model takes any; or no model takes images of this size.
         """
         if self.prompt_source != EMPTY and not any(denoiser.uses_prompts for denoiser in self.denoisers):
             kinds = ", ".join(type(denoiser).__name__ for denoiser in self.denoisers)
             msg = f"data.extractor.prompt_source is {self.prompt_source}, but {kinds} takes no prompt: set it to empty"
+            raise ModelError(msg)
+        multiple = max(denoiser.multiple for denoiser in self.denoisers)
+        if self.size is not None and self.size % multiple:
+            msg = f"data.extractor.size is {self.size}; the model takes images whose sides are multiples of {multiple}"
             raise ModelError(msg)
         for denoiser in self.denoisers:
             denoiser.load()
@@ -142,7 +151,7 @@ def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def columns(name: str, estimate: Estimate) -> Features:
-    """A statistic's columns: its value and, where the samples can tell it, its standard error; float32 `[B]` each."""
+def columns(name: str, estimate: Estimate, several: bool) -> Features:
+    """A statistic's columns, float32 `[B]` each: its value and, where it is the mean of several samples, its standard error."""
     found = {name: estimate.value.float()}
-    return found if bool(estimate.error.isnan().all()) else found | {f"{name}_se": estimate.error.float()}
+    return found | {f"{name}_se": estimate.error.float()} if several else found

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modules.errors import ModelError
+from modules.errors import ModelError, first_line
 
 # diffusers' classes whose encoder takes one picture; a configuration may name nothing else.
 SUPPORTED = ("AutoencoderKL", "AsymmetricAutoencoderKL", "AutoencoderTiny", "AutoencoderDC", "VQModel", "AutoencoderKLFlux2")
@@ -77,7 +77,7 @@ def load_autoencoder(name: str, revision: str | None = None, dtype: torch.dtype 
     try:
         network, told = getattr(diffusers, kind).from_pretrained(place, torch_dtype=dtype, output_loading_info=True, **options)
     except Exception as error:  # safetensors, torch and diffusers raise nearly every type there is for broken files
-        msg = f"autoencoder {name!r} cannot be loaded ({_first_line(error)}); is the download complete, and of this version of diffusers?"
+        msg = f"autoencoder {name!r} cannot be loaded ({first_line(error)}); is the download complete, and of this version of diffusers?"
         raise ModelError(msg) from error
     if told["missing_keys"]:  # diffusers fills them with random numbers, and warns
         msg = f"autoencoder {name!r} lacks {len(told['missing_keys'])} of its weights, {sorted(told['missing_keys'])[0]!r} the first"
@@ -132,12 +132,8 @@ def _class_name(place: str, options: dict[str, Any], found: list[str]) -> str:
     try:
         config = AutoencoderKL.load_config(place, **options)
     except (OSError, ValueError) as error:
-        found.append(f"{where}: {_first_line(error)}")
+        found.append(f"{where}: {first_line(error)}")
         return ""
     kind = str(config.get("_class_name", "")) if isinstance(config, dict) else ""
     found.append(f"{where}: {kind or 'no class'}")
     return kind
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

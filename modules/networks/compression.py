@@ -7,14 +7,13 @@ few levels: decoders treat the end of an image in a way of their own.)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import conv2d
+
+from modules.images import through_format
 
 BLOCK = 16  # pixels that JPEG codes together where chroma has half the resolution
 CHROMA = 2  # how far away the chroma lies that a decoded pixel depends on
@@ -30,6 +29,9 @@ def mirrored(positions: Tensor, size: Tensor | int) -> Tensor:
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     """Gaussian blur as `scipy.ndimage.gaussian_filter` does it, rounded once at the end.
+
+    Each image has a sigma of its own, on the device that holds them. The perturbation `blur` has one kernel, made in float64, and the
+    two round a few halves differently: neither is made of the other, since both must stay what they were.
 
     Args:
         images: uint8 `[B, 3, H, W]`.
@@ -63,14 +65,10 @@ def jpeg(images: Tensor, qualities: Sequence[int]) -> Tensor:
         uint8 `[B, 3, H, W]`, on the images' device.
     """
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()
-    decoded = np.stack([_through_jpeg(image, quality) for image, quality in zip(pixels, qualities, strict=True)])
+    decoded = np.stack(
+        [through_format(image, "JPEG", quality=quality, subsampling="4:2:0") for image, quality in zip(pixels, qualities, strict=True)]
+    )
     return torch.from_numpy(decoded).permute(0, 3, 1, 2).to(images.device)
-
-
-def _through_jpeg(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    with BytesIO() as buffer:
-        Image.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-        return np.asarray(Image.open(buffer))
 
 
 @dataclass(frozen=True)

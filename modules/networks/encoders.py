@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from modules.errors import ModelError
+from modules.errors import ModelError, first_line
 
 LIBRARIES = ("open_clip", "timm")
+SEED = 0  # of the random numbers that stand for weights where there are none
 EXAMPLES = "'open_clip/ViT-L-14/datacomp_xl_s13b_b90k' or 'timm/vit_large_patch14_dinov2.lvd142m'"
 
 
@@ -116,23 +117,44 @@ def build_encoder(name: str, pretrained: bool = True, projection: bool = True, s
         size: Side in pixels of the images, the encoder's own by default; position embeddings are interpolated to another.
 
     Raises:
-        ModelError: If there is no such encoder, the weights cannot be had, or it has no projection that could be left out.
+        ModelError: If there is no such encoder, the weights cannot be had or are others', it has no projection that could be left out,
+            it does not take images of that size, or it does not fit into memory.
     """
     parsed = parse_name(name)
     build = _open_clip if parsed.library == "open_clip" else _timm
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.manual_seed(SEED)
             return build(name, parsed, pretrained, projection, size)
     except ModelError:
         raise
-    except Exception as error:  # the two libraries raise OSError, RuntimeError, KeyError and more where weights are missing or others'
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        msg = (
-            f"encoder {name!r} cannot be built ({reason}). Its weights are downloaded on first use: where there is no network, fetch them "
-            f"elsewhere and name the file, as in {parsed.library}/{parsed.architecture}//data/weights.safetensors"
+    except Exception as error:  # the two libraries raise OSError, RuntimeError, KeyError and more
+        raise ModelError(_why(error, name, parsed, size)) from error
+
+
+def _why(error: Exception, name: str, parsed: EncoderName, size: int | None) -> str:
+    """Words for what a library raised: what is wrong, and what to do about it."""
+    # torch's own text advises to read a file unsafely
+    reason = type(error).__name__ if "weights_only" in str(error) else f"{type(error).__name__}: {first_line(error)}"
+    start = f"encoder {name!r} cannot be built ({reason})"
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+        return f"{start}: it does not fit into memory; name a smaller one"
+    if parsed.file is not None and isinstance(error, OSError):
+        return f"{start}: look whether its file can be read"
+    if parsed.file is None and _of_a_download(error):
+        return (
+            f"{start}. Its weights are downloaded on first use: where there is no network, fetch them elsewhere and name the file, as in "
+            f"{parsed.library}/{parsed.architecture}//data/weights.safetensors"
         )
-        raise ModelError(msg) from error
+    if parsed.file is not None:
+        start += f"; the file must hold weights of {parsed.architecture!r} as a state dict"
+    return start if size is None else f"{start}; not every encoder takes images of another size: set size to null for its own"
+
+
+def _of_a_download(error: BaseException) -> bool:
+    """Whether it goes back to the disk, the hub or the network; open_clip wraps those errors in others."""
+    before = error.__cause__ or error.__context__
+    return isinstance(error, OSError) or "download" in str(error).lower() or (before is not None and _of_a_download(before))
 
 
 def _open_clip(name: str, parsed: EncoderName, pretrained: bool, projection: bool, size: int | None) -> ImageEncoder:
@@ -159,6 +181,8 @@ def _open_clip(name: str, parsed: EncoderName, pretrained: bool, projection: boo
     network = model.visual
     if not projection:
         _drop_projection(name, network)
+    if size is not None:
+        _check_patches(name, network, size, encoder_size(name))
     return ImageEncoder(network, _side(settings["size"], name), settings["mean"], settings["std"])
 
 
@@ -185,7 +209,46 @@ def _timm(name: str, parsed: EncoderName, pretrained: bool, projection: bool, si
     if parsed.file is not None:
         options["pretrained_cfg_overlay"] = {"file": parsed.file, "custom_load": False}
     network = timm.create_model(parsed.architecture, pretrained=pretrained, num_classes=0, **options)
+    if size is not None:
+        _check_patches(name, network, size, own)
+    if pretrained and parsed.file is not None:
+        torch.manual_seed(SEED)
+        untrained = timm.create_model(parsed.architecture, pretrained=False, num_classes=0, **options)
+        _check_loaded(name, network, untrained)
     return ImageEncoder(network, size or own, config.mean, config.std)
+
+
+def _check_patches(name: str, network: Any, size: int, own: int) -> None:
+    """Refuse a size of which the last pixels would be in no patch: most networks drop them in silence."""
+    parts = [part for part in (network, getattr(network, "trunk", None)) if part is not None]
+    found = [getattr(part, "patch_size", None) or getattr(getattr(part, "patch_embed", None), "patch_size", None) for part in parts]
+    patch = next((each if isinstance(each, int) else max(each) for each in found if each), 1)
+    if size != own and size % patch:
+        near = max(1, size // patch) * patch
+        msg = (
+            f"encoder {name!r} sees patches of {patch} pixels, and size is {size}; name a multiple, as {near} or {near + patch}, or null "
+            f"for its own {own}"
+        )
+        raise ModelError(msg)
+
+
+def _check_loaded(name: str, network: nn.Module, untrained: nn.Module) -> None:
+    """Refuse a network that still has random numbers after its file was read: timm only warns of weights that are missing there.
+
+    Args:
+        name: The encoder's, for the error.
+        network: After reading the file.
+        untrained: The same from the same seed without the file.
+    """
+    random = dict(untrained.named_parameters())
+    missing = [
+        path for path, weights in network.named_parameters() if weights.ndim > 1 and weights.any() and torch.equal(weights, random[path])
+    ]
+    if missing:
+        msg = (
+            f"encoder {name!r}: its file lacks {len(missing)} of the network's weights, {missing[0]!r} the first; name the file of this one"
+        )
+        raise ModelError(msg)
 
 
 def _open_clip_config(name: str, parsed: EncoderName) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from datamodules.cache.__main__ import main
 from datamodules.errors import DataError
 from datamodules.hashing import ContentHashes
 from datamodules.shards import ShardReader
-from modules.extractors import InversionExtractor
+from modules.diffusion import FFDNet
+from modules.extractors import Divergence, EmbeddingExtractor, InversionExtractor
 from tests.datamodules.filled import fill
 
 
@@ -201,3 +202,33 @@ def test_an_error_is_one_sentence(tmp_path):
     assert ended.returncode == 1
     assert ended.stderr.decode().startswith("error: there is no directory 'nowhere'")
     assert b"Traceback" not in ended.stderr
+
+
+def test_a_file_of_an_encoders_weights_counts_by_content_wherever_it_lies(tmp_path):
+    def folder(path):
+        extractor = EmbeddingExtractor(f"open_clip/ViT-B-32/{path}")
+        return FeatureCache(tmp_path / "cache", extractor, "none", "photos", ContentHashes(None)).folder
+
+    first, moved = tmp_path / "w.safetensors", tmp_path / "moved.safetensors"
+    first.write_bytes(b"one")
+    before = folder(first)
+    first.rename(moved)
+    first.write_bytes(b"two")
+    assert folder(first) != before
+    (tmp_path / "other").mkdir()
+    again = tmp_path / "other" / "w.safetensors"
+    again.write_bytes(b"one")
+    assert folder(again) == before
+    again.write_bytes(b"three")
+    assert folder(again) != before
+
+
+def test_a_file_of_a_denoisers_weights_counts_by_content(tmp_path):
+    def folder(path):
+        return FeatureCache(tmp_path / "cache", Divergence(FFDNet(str(path))), "none", "photos", ContentHashes(None)).folder
+
+    path = tmp_path / "ffdnet.pth"
+    path.write_bytes(b"one")
+    before = folder(path)
+    path.write_bytes(b"other")
+    assert folder(path) != before

@@ -18,7 +18,7 @@ from tests.evaluation.rows import THRESHOLD, usual_table
 SETTINGS = {
     "probe": {
         "detector": {"backbone": "resnet50", "deep": True},
-        "extractor": {"steps": 10, "model": {"class_path": "x.Y", "init_args": {"path": "assets/tiny-diffusion"}}, "names": ["a", "b"]},
+        "extractor": {"steps": 10, "denoiser": {"class_path": "x.Y", "init_args": {"path": "assets/tiny-diffusion"}}, "names": ["a", "b"]},
     }
 }
 
@@ -41,7 +41,7 @@ def one(documents, changed=None, **required):
 
 
 def test_same_images_settings_and_size_have_a_difference(documents):
-    required = {"n_real": 240, "n_fake": 120, "settings": {"*": {"extractor.model.path": ("x", "assets/tiny-diffusion")}}}
+    required = {"n_real": 240, "n_fake": 120, "settings": {"*": {"extractor.denoiser.path": ("x", "assets/tiny-diffusion")}}}
     found = one(documents, **required)
     value = documents["probe"]["by_generator"]["faces/sd"]["auroc"]["value"]
     assert found.difference == value - 0.5
@@ -79,8 +79,8 @@ def test_clean_images_have_all_metrics(documents, metric):
         ({}, {"n_fake": 121}, "240 + 120 images (real + fake), published: any + 121", True),
         (
             {},
-            {"settings": {"probe": {"extractor.model.path": ("CompVis/stable-diffusion-v1-4",)}}},
-            "extractor.model.path is assets/tiny-diffusion, published: CompVis/stable-diffusion-v1-4",
+            {"settings": {"probe": {"extractor.denoiser.path": ("CompVis/stable-diffusion-v1-4",)}}},
+            "extractor.denoiser.path is assets/tiny-diffusion, published: CompVis/stable-diffusion-v1-4",
             True,
         ),
         ({}, {"settings": {"*": {"extractor.nothing": (1, 2)}}}, "it has no setting extractor.nothing, published: 1 or 2", True),
@@ -106,10 +106,10 @@ def test_all_reasons_are_said(documents):
 
 def test_settings_by_dotted_path():
     settings = SETTINGS["probe"]
-    assert lookup(settings, "extractor.model.path") == lookup(settings, "extractor.model.init_args.path") == "assets/tiny-diffusion"
-    assert lookup(settings, "extractor.model.class_path") == "x.Y"
+    assert lookup(settings, "extractor.denoiser.path") == lookup(settings, "extractor.denoiser.init_args.path") == "assets/tiny-diffusion"
+    assert lookup(settings, "extractor.denoiser.class_path") == "x.Y"
     assert lookup(settings, "extractor.names.1") == "b"
-    for path in ("extractor.names.2", "extractor.names.-1", "extractor.steps.x", "extractor.model.path.0", "detector.x", "x"):
+    for path in ("extractor.names.2", "extractor.names.-1", "extractor.steps.x", "extractor.denoiser.path.0", "detector.x", "x"):
         with pytest.raises(KeyError):
             lookup(settings, path)
 
@@ -127,7 +127,7 @@ def test_the_shipped_requirements_are_settings_that_there_are(documents):
         assert [reason.partition(":")[0] for reason in row.reasons] == ["other data", "280 + 280 images (real + fake), published"]
     tiny = {"divergence": {"detector": {}, "extractor": settings_of(Divergence(LatentDenoiser()))["init_args"]}}
     whys = compare(targets, {"divergence": documents["probe"]}, tiny)[0].reasons
-    assert "extractor.model.path is assets/tiny-diffusion, published: CompVis/stable-diffusion-v1-4" in whys
+    assert "extractor.denoiser.path is assets/tiny-diffusion, published: CompVis/stable-diffusion-v1-4" in whys
     assert "extractor.estimator is hutchinson, published: coordinate" in whys
 
 

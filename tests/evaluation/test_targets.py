@@ -36,7 +36,7 @@ def test_shipped_requirements_are_those_of_the_post():
     found = read_targets(Path("targets/zero_shot_blog.json"))
     assert (found.n_real, found.n_fake) == (500, 500)
     assert found.settings["divergence"]["extractor.samples"] == (10,)
-    assert found.settings["reconstruction"]["extractor.model.path"] == ("CompVis/stable-diffusion-v1-4",)
+    assert found.settings["reconstruction"]["extractor.denoiser.path"] == ("CompVis/stable-diffusion-v1-4",)
 
 
 def test_requirements_are_optional_and_may_name_alternatives(tmp_path):
@@ -90,7 +90,7 @@ def requiring(requires):
         (requiring({"n_real": -1}), r"requires\.n_real is -1"),
         (requiring({"n_fake": True}), r"requires\.n_fake is True"),
         (requiring({"n": 1}), "requires has 'n'"),
-        (requiring({"settings": {"d": {"model": "x"}}}), r"'model' is no path such as extractor\.model\.path"),
+        (requiring({"settings": {"d": {"model": "x"}}}), r"'model' is no path such as extractor\.denoiser\.path"),
         (requiring({"settings": {"d": {"extractor..x": 1}}}), r"'extractor\.\.x' is no path"),
         (requiring({"settings": {"d": {"extractor.x": {}}}}), r"requires\.settings\.d\.extractor\.x is a text, a number"),
         (requiring({"settings": {"d": {"extractor.x": []}}}), "empty list: no value would do"),

@@ -32,7 +32,7 @@ def test_arguments_of_base_classes_count_where_they_are_handed_on():
     told = Divergence(LatentDenoiser(), size=32, captioner="me/mine").settings()["init_args"]
     assert told["size"] == 32
     assert told["captioner"] == "me/mine"
-    assert told["model"]["init_args"]["path"] == "assets/tiny-diffusion"
+    assert told["denoiser"]["init_args"]["path"] == "assets/tiny-diffusion"
     assert "options" not in told
 
 
@@ -50,7 +50,7 @@ def test_only_classes_that_are_defined_here_are_built_inside_too(path):
     with pytest.raises(ValueError, match="class_path"):
         from_settings(evil)
     told = Divergence(LatentDenoiser()).settings()
-    told["init_args"]["model"] = evil
+    told["init_args"]["denoiser"] = evil
     with pytest.raises(ValueError, match="class_path"):
         from_settings(told, base=Extractor)
 

@@ -1,24 +1,26 @@
 """Corvi et al.'s detector: whole images of any size, random crops in training, and the released weights."""
 
 import logging
+from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 from torchvision.models import resnet18, resnet50
 
 from modules.detectors.checkpoint import load_detector
 from modules.detectors.corvi import CorviResNet, normalised
-from modules.errors import CheckpointError
+from modules.errors import CheckpointError, ModelError
 from modules.networks.no_down import build_no_down_resnet
 from modules.settings import from_settings
 from tests.evil import Evil
 
 
 def build(**options):
-    return CorviResNet(**({"backbone": "resnet18", "pretrained": False, "crop": 16} | options))
+    return CorviResNet(**({"backbone": "resnet18", "pretrained": False, "train_crop": 16} | options))
 
 
 def pictures(*sizes, seed=0):
@@ -55,13 +57,14 @@ def test_the_papers_network_with_released_weights(tmp_path):
 
 
 def test_a_whole_image_goes_through(weights):
-    image = torch.stack(pictures((300, 400)))
+    image = torch.stack(pictures((100, 130)))
     detector = build(weights=weights[0], frozen=True)
+    assert detector.pixels_at_once > 100 * 130
     seen = []
     detector.network.layer1.register_forward_hook(lambda layer, inputs, output: seen.append(output.shape[2:]))
     with torch.no_grad():
         assert detector({"image": image}).shape == (1, 1)
-    assert seen == [(300, 400)]
+    assert seen == [(100, 130)]
 
 
 def test_each_size_alone_or_in_a_batch(weights):
@@ -108,13 +111,13 @@ def test_training_crops_repeat_with_the_seed():
 
 
 def test_images_smaller_than_the_crop_are_told_once(caplog):
-    detector = build(crop=32).train()
+    detector = build(train_crop=32).train()
     with caplog.at_level(logging.WARNING), torch.no_grad():
         for _ in range(2):
             detector({"image": pictures((60, 70), (20, 100))})
-    told = [record.getMessage() for record in caplog.records if "--model.crop" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "--model.train_crop" in record.getMessage()]
     assert len(told) == 1
-    assert "--model.crop 32 (the first has 20 x 100 pixels)" in told[0]
+    assert "--model.train_crop 32 (the first has 20 x 100 pixels)" in told[0]
 
 
 def test_a_frozen_network_stays_as_it_is(weights):
@@ -127,6 +130,28 @@ def test_a_frozen_network_stays_as_it_is(weights):
     assert torch.equal(detector({"image": images}), detector.eval()({"image": images}))
     with pytest.raises(ValueError, match=r"frozen is true without model\.weights"):
         CorviResNet(backbone="resnet18", frozen=True)
+
+
+def test_a_frozen_network_without_weights_is_refused():
+    images = {"image": pictures((20, 20))}
+    with pytest.raises(ModelError, match=r"model\.frozen is true and the network has no weights"):
+        build(frozen=True)(images)
+    build().eval()(images)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_frozen_checkpoint_brings_its_weights(weights, frozen, tmp_path):
+    detector = build(weights=weights[0] if frozen else None, frozen=frozen).eval()
+    described = {"detector": detector.settings(), "data": None, **detector.measured()}
+    torch.save({"state_dict": detector.state_dict(), "undertow": described}, tmp_path / "x.ckpt")
+    loaded, _ = load_detector(str(tmp_path / "x.ckpt"))
+    again = build(frozen=True)
+    again.load_state_dict(loaded.state_dict())
+    images = {"image": pictures((20, 20))}
+    with torch.no_grad():
+        assert loaded.weights is None
+        assert torch.equal(loaded(images), detector(images))
+        assert torch.equal(again(images), detector(images))
 
 
 class Samples(torch.utils.data.Dataset):
@@ -156,7 +181,7 @@ def test_it_learns_from_crops_and_its_checkpoint_scores_alone(tmp_path):
         jpeg_quality=(80, 100),
     )
     quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
-    trainer = pl.Trainer(max_epochs=4, accelerator="cpu", num_sanity_val_steps=0, limit_val_batches=1, **quiet)
+    trainer = pl.Trainer(max_epochs=3, accelerator="cpu", num_sanity_val_steps=0, limit_val_batches=1, **quiet)
     loaders = [DataLoader(Samples(), batch_size=4, shuffle=shuffle, collate_fn=collate) for shuffle in (True, False)]
     trainer.fit(detector, *loaders)
     assert trainer.callback_metrics["train/auroc"] > 0.9
@@ -166,6 +191,14 @@ def test_it_learns_from_crops_and_its_checkpoint_scores_alone(tmp_path):
     with torch.no_grad():
         assert torch.equal(loaded({"image": images}), detector.eval()({"image": images}))
     assert loaded.weights is None
+
+
+@pytest.mark.parametrize("config", ["corvi", "corvi_released"])
+def test_photographs_that_wait_for_it_fit_into_memory(config):
+    told = yaml.safe_load(Path(f"configs/{config}.yaml").read_text())["data"]
+    for images, workers in (("batch_size", "num_workers"), ("extract_batch_size", "extract_workers")):
+        waiting = told[images] * (2 * told[workers] + 1)  # torch's DataLoader prefetches two batches a worker
+        assert waiting * 12_000_000 * 3 < 11e9
 
 
 def test_settings_rebuild_it():
@@ -208,7 +241,7 @@ def test_weights_without_batch_counts_and_as_safetensors(tmp_path):
         ({"jpeg_probability": -0.1}, r"model\.jpeg_probability is -0\.1"),
         ({"blur_sigma": (2.0, 1.0)}, r"model\.blur_sigma is \[2\.0, 1\.0\]"),
         ({"jpeg_quality": (0, 90)}, r"model\.jpeg_quality is \[0, 90\]"),
-        ({"crop": 8}, r"model\.crop is 8; at least 16"),
+        ({"train_crop": 8}, r"model\.train_crop is 8; at least 16"),
         ({"pixels_at_once": 1000}, r"model\.pixels_at_once is 1000; resnet18 needs at least 18496"),
         ({"dropout": -1}, "dropout is -1"),
         ({"backbone": "resnet101"}, "'resnet101' is not one of"),

@@ -1,6 +1,7 @@
 """Fused log-odds, against forty digits of decimal arithmetic."""
 
 import itertools
+import os
 from decimal import Decimal, localcontext
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from modules.detectors.checkpoint import build_extractor, load_detector, save_we
 from modules.detectors.fusion import RULES, Fusion
 from modules.detectors.linear import LinearProbe
 from modules.detectors.score import ScoreDetector
-from modules.errors import ModelError
+from modules.errors import CheckpointError, ModelError
 from modules.extractors import Complexity, Together
 
 VALUES = [-300.0, -88.0, -30.0, -15.1, -14.9, -3.0, -0.5, 0.0, 0.5, 2.0, 16.0, 17.5, 40.0, 100.0, 400.0]
@@ -169,7 +170,7 @@ def trained(tmp_path):
         scores = torch.randn(200, generator=torch.Generator().manual_seed(i)) + torch.arange(200) // 100
         detector.calibrator.fit(scores, torch.arange(200) // 100)
         paths[name] = str(tmp_path / f"{name}.safetensors")
-        save_weights(detector, {"extractor": extractor.settings()}, Path(paths[name]))
+        save_weights(detector, {"extractor": extractor.settings(), "perturbation": "none"}, Path(paths[name]))
     return paths
 
 
@@ -199,3 +200,25 @@ def test_a_member_has_one_name_and_one_place(trained):
         Fusion(detectors={"size": ScoreDetector("x")}, checkpoints=trained)
     with pytest.raises(ValueError, match="one or more"):
         Together()
+
+
+def test_features_of_another_extractor_than_a_members_own_are_refused(trained, caplog):
+    fusion, extractor = Fusion(checkpoints=trained), Together(checkpoints=trained)
+    fusion.check_features(extractor.settings(), "none")
+    assert not caplog.text
+    fusion.check_features(extractor.settings(), "jpeg_75")
+    assert "trained on images under none" in caplog.text
+    swapped = Together(checkpoints={"size": trained["slope"], "slope": trained["size"]})
+    for wrong in (swapped, Complexity()):
+        with pytest.raises(ModelError, match="the member size was trained with"):
+            fusion.check_features(wrong.settings(), "none")
+
+
+def test_a_strangers_checkpoint_names_no_further_files(trained, tmp_path):
+    pipe = tmp_path / "pipe.ckpt"
+    os.mkfifo(pipe)
+    with pytest.raises(CheckpointError, match="is no file"):
+        load_detector(str(pipe))
+    described = {"extractor": Together(checkpoints=trained).settings()}
+    described["extractor"]["init_args"]["checkpoints"] = {"evil": str(pipe)}
+    assert set(build_extractor(described).extractors) == {"size", "slope"}

@@ -1,9 +1,10 @@
-from itertools import pairwise
+import itertools
 
 import pytest
 import torch
 
 from modules.diffusion.divergence import coordinates, directional, exact, mean_and_error, rademacher
+from modules.errors import ModelError
 from tests.modules.diffusion.closed_forms import Mixture, divergence_of_mixture
 
 SHAPES = [(1, 2, 4), (2, 4, 4), (2, 8, 8)]
@@ -65,7 +66,7 @@ def test_discretisation_bias_apart_from_sampling_falls_with_the_square_of_the_st
     truth = exact(field_of(model, 300), states, 100)
     errors = [(directional(field_of(model, 300), states, every, h, 100).sum(1) - truth).abs() for h in (0.2, 0.1, 0.05)]
     assert bool((errors[0] > 1e-9).all())
-    for coarse, fine in pairwise(errors):
+    for coarse, fine in itertools.pairwise(errors):
         torch.testing.assert_close(coarse / fine, torch.full_like(fine, 4.0), rtol=0.1, atol=0)
 
 
@@ -85,6 +86,13 @@ def test_all_coordinates_leave_no_error_and_one_sample_cannot_tell_it():
     assert mean_and_error(samples, 8).error.tolist() == [0, 0, 0]
     assert bool(mean_and_error(samples[:, :1]).error.isnan().all())
     torch.testing.assert_close(mean_and_error(samples).error, samples.std(1) / 8**0.5)
+
+
+def test_without_replacement_the_variance_is_that_of_all_subsets():
+    values = torch.randn(6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    subsets = torch.stack([values[list(chosen)] for chosen in itertools.combinations(range(6), 3)])
+    estimate = mean_and_error(subsets, 6)
+    torch.testing.assert_close(estimate.error.square().mean(), estimate.value.var(correction=0))
 
 
 def test_rows_at_once_bounds_each_call_and_changes_nothing():
@@ -119,5 +127,5 @@ def test_directions_are_signs_and_distinct_coordinates():
     units = coordinates((3, 5), 15, torch.Generator().manual_seed(0)).flatten(1)
     assert units.sum(0).tolist() == [1] * 15
     assert units.sum(1).tolist() == [1] * 15
-    with pytest.raises(ValueError, match="only 15 dimensions"):
+    with pytest.raises(ModelError, match="only 15 dimensions"):
         coordinates((3, 5), 16, torch.Generator())

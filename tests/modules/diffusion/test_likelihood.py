@@ -5,7 +5,8 @@ import torch
 from scipy.linalg import hadamard, sqrtm
 from torch.distributions import MultivariateNormal
 
-from modules.diffusion.likelihood import denoise, invert, log_standard_normal, noise_step
+from modules.diffusion.ddim import noise_weights
+from modules.diffusion.likelihood import denoise, invert, log_standard_normal
 from tests.modules.diffusion.closed_forms import Mixture
 
 DIMENSIONS = [8, 16, 64]
@@ -32,7 +33,7 @@ def recursion(model, path, states):
     flat, log_determinant, first_order = states.flatten(1), 0.0, 0.0
     dimension = flat.shape[1]
     for step in path:
-        k, c = noise_step(step)
+        k, c = noise_weights(step.alpha_from, step.alpha_to)
         alpha = float(model.schedule.alphas_cumprod[step.timestep])
         means, covariances = model.at(alpha)
         slope = math.sqrt(1 - alpha) * torch.linalg.inv(covariances[0])
@@ -94,7 +95,7 @@ def test_few_probes_scatter_around_the_trace_as_hutchinson_says():
     samples = invert(path, states, predict_of(model), signs).log_determinant[0]
     weighted = torch.zeros(dimension, dimension, dtype=torch.float64)
     for step in path:
-        k, c = noise_step(step)
+        k, c = noise_weights(step.alpha_from, step.alpha_to)
         alpha = float(model.schedule.alphas_cumprod[step.timestep])
         weighted += c / k * math.sqrt(1 - alpha) * torch.linalg.inv(model.at(alpha)[1][0])
     variance = 2 * (weighted.square().sum() - weighted.diagonal().square().sum())

@@ -186,6 +186,17 @@ def test_vgg_weights_that_cannot_be_had_say_what_to_do(monkeypatch, tmp_path):
         build(distance="lpips")
 
 
+def test_layers_are_idle_without_lpips(images):
+    for distance in ("mse", "ssim"):
+        first, second = (build(distance=distance, layer=layer) for layer in (1, None))
+        assert torch.equal(errors(first, images)["error"], errors(second, images)["error"])
+        assert first.idle == {"layer"}
+        assert first.identity() == second.identity()
+        assert first.settings() != second.settings()
+    assert AutoencoderError([MODEL]).idle == set()
+    assert AutoencoderError([MODEL], layer=1).identity() != AutoencoderError([MODEL]).identity()
+
+
 def test_settings_rebuild_it():
     built = AutoencoderError([MODEL, "owner/name"], revision="abc", distance="ssim", layer=None, size=64, model_dtype="bfloat16")
     assert built.weights == {MODEL: "abc", "owner/name": "abc"}

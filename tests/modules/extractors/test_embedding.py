@@ -80,6 +80,24 @@ def test_what_the_features_depend_on(extractor, tmp_path):
     assert EmbeddingExtractor(f"open_clip/ViT-B-32/{tmp_path / 'x.pt'}").weights == {str(tmp_path / "x.pt"): None}
 
 
+def test_projection_is_idle_where_the_encoder_has_none(extractor):
+    images = torch.zeros(1, 3, 160, 160, dtype=torch.uint8)
+    found = []
+    for projection in (True, False):
+        other = EmbeddingExtractor("timm/test_vit", pretrained=False, projection=projection)
+        assert other.idle == {"projection"}
+        other.load()
+        found.append(embed(other, images))
+    assert torch.equal(*found)
+    assert extractor.idle == set()
+    assert EmbeddingExtractor("open_clip/ViT-L-14/openai").identity()["init_args"]["projection"] is True
+
+
+def test_an_encoder_must_be_named():
+    with pytest.raises(TypeError, match="encoder"):
+        EmbeddingExtractor()
+
+
 def test_settings_rebuild_it():
     built = EmbeddingExtractor("timm/test_vit", projection=False, normalise=False, size=96)
     assert from_settings(built.settings()).settings() == built.settings()

@@ -29,6 +29,13 @@ def test_a_whole_image_is_kept_as_it_is(photograph):
     assert not failed
 
 
+def test_bytes_come_back_untouched(photograph):
+    images = photograph[None]
+    assert ImageExtractor()(images, [""], [0])["image"] is images
+    with pytest.raises(TypeError, match=r"images have dtype torch\.int64"):
+        ImageExtractor()(images.long(), [""], [0])
+
+
 def test_floats_equal_bytes(photograph):
     images = photograph[None]
     assert torch.equal(ImageExtractor()(images / 255, [""], [0])["image"], images)

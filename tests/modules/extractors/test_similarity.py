@@ -79,7 +79,7 @@ def test_blur_is_that_of_scipy(encoder, images):
 
 
 def test_means_and_standard_errors_are_those_of_the_draws(encoder, images):
-    extractor = build(encoder, "noise_0.1", "blur_2", draws=5)
+    extractor = build(encoder, "noise_0.1", "blur_2", noise_draws=5)
     found = measure(extractor, images)
     scale = torch.tensor(extractor.network.std)[:, None, None]
     for i, image in enumerate(images / 255):
@@ -104,14 +104,14 @@ def test_minder_takes_the_similarity_of_the_smallest_distance(encoder, images):
 
 def test_the_error_of_a_minimum_is_that_of_the_perturbation_it_came_to(encoder, images):
     for reduce, chosen in (("min", 0), ("max", 1)):
-        found = measure(build(encoder, "noise_0.01", "noise_0.5", reduce=reduce, draws=3), images)
+        found = measure(build(encoder, "noise_0.01", "noise_0.5", reduce=reduce, noise_draws=3), images)
         name = ("noise_0.01", "noise_0.5")[chosen]
         assert torch.equal(found["similarity"], found[f"similarity_{name}"])
         assert torch.equal(found["similarity_se"], found[f"similarity_{name}_se"])
 
 
 def test_an_image_alone_or_in_any_batch(encoder, images):
-    extractor = build(encoder, "noise_0.05", "blur_1.0", draws=3, reduce="max")
+    extractor = build(encoder, "noise_0.05", "blur_1.0", noise_draws=3, reduce="max")
     together = measure(extractor, images)
     backwards = measure(extractor, images.flip(0), SEEDS[::-1])
     floats = measure(extractor, images / 255)
@@ -130,7 +130,7 @@ def test_the_other_perturbations_and_draws_change_nothing(encoder, images):
 
 @pytest.mark.parametrize(("at_once", "passes"), [(64, [24]), (5, [5, 5, 5, 5, 4]), (1, [1] * 24)])
 def test_images_and_copies_share_passes_and_their_size_changes_nothing(encoder, images, at_once, passes):
-    extractor = build(encoder, "noise_0.05", "blur_1.0", "noise_0.1", draws=2)
+    extractor = build(encoder, "noise_0.05", "blur_1.0", "noise_0.1", noise_draws=2)
     expected = measure(extractor, images)
     rows = []
     extractor.network.register_forward_hook(lambda module, inputs, outputs: rows.append(len(inputs[0])))
@@ -163,9 +163,9 @@ def test_the_parts_of_a_perturbation():
         ({"perturbations": ["blur_1", "blur_1"]}, "each once"),
         ({"reduce": "median"}, "reduce is 'median'"),
         ({"noise_space": "pixels"}, "noise_space 'pixels'"),
-        ({"draws": 0}, "draws is 0"),
+        ({"noise_draws": 0}, "noise_draws is 0"),
         ({"rows_at_once": 0}, "rows_at_once 0"),
-        ({"perturbations": ["blur_1"], "draws": 4}, "nothing in .* is random"),
+        ({"perturbations": ["blur_1"], "noise_draws": 4}, "nothing in .* is random"),
     ],
 )
 def test_wrong_arguments_are_refused(options, words, encoder):
@@ -173,8 +173,37 @@ def test_wrong_arguments_are_refused(options, words, encoder):
         PerturbationSimilarity(encoder, **options)
 
 
+def test_the_reduction_of_one_perturbation_is_idle(encoder, images):
+    for name, draws in (("noise_0.05", 3), ("blur_1.0", 1)):
+        found = [measure(build(encoder, name, reduce=reduce, noise_draws=draws), images) for reduce in ("mean", "min", "max")]
+        assert all(other.keys() == found[0].keys() for other in found)
+        assert all(torch.equal(other[key], found[0][key]) for other in found[1:] for key in other)
+        assert "reduce" in PerturbationSimilarity(encoder, perturbations=[name]).idle
+    assert "reduce" not in PerturbationSimilarity(encoder, perturbations=["noise_0.05", "blur_1.0"]).idle
+
+
+def test_the_noises_space_is_idle_where_there_is_no_noise(encoder, images):
+    first, second = (measure(build(encoder, "blur_1.0", "blur_2", noise_space=space), images) for space in ("normalised", "unit"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert PerturbationSimilarity(encoder, perturbations=["blur_1.0", "blur_2"]).idle == {"noise_space"}
+    assert PerturbationSimilarity(encoder, perturbations=["noise_0.05", "blur_2"]).idle == set()
+    assert PerturbationSimilarity("timm/test_vit").idle == {"projection", "reduce"}
+
+
+def test_idle_options_are_no_part_of_the_identity(encoder):
+    changes = {"reduce": "min", "noise_space": "unit"}
+    for names, alike in ((["blur_1.0"], True), (["blur_1.0", "noise_0.05"], False)):
+        one, other = (PerturbationSimilarity(encoder, perturbations=names, **options).identity() for options in ({}, changes))
+        assert (one == other) is alike
+
+
+def test_an_encoder_must_be_named():
+    with pytest.raises(TypeError, match="encoder"):
+        PerturbationSimilarity()
+
+
 def test_settings_rebuild_it(encoder):
-    built = PerturbationSimilarity(encoder, perturbations=["noise_0.05", "blur_1.0"], draws=4, reduce="min", noise_space="unit")
+    built = PerturbationSimilarity(encoder, perturbations=["noise_0.05", "blur_1.0"], noise_draws=4, reduce="min", noise_space="unit")
     assert from_settings(built.settings()).settings() == built.settings()
     assert PerturbationSimilarity("timm/test_vit").weights == {"timm/test_vit": None}
     with pytest.raises(RuntimeError, match="load"):

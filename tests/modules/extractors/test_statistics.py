@@ -1,12 +1,15 @@
 """The statistics of denoisers: what any of them promises, and each against a closed form."""
 
 import copy
+import dataclasses
+import inspect
 
 import pytest
 import torch
 
-from modules.diffusion import FFDNet, LatentDenoiser
-from modules.diffusion.likelihood import noise_step
+from modules import extractors
+from modules.diffusion import FFDNet, LatentDenoiser, likelihood
+from modules.diffusion.ddim import noise_weights
 from modules.errors import CheckpointError, ModelError, UnusableImageError
 from modules.extractors import Divergence, Likelihood, PerturbationDiscrepancy, ReconstructionError
 from modules.settings import from_settings
@@ -16,11 +19,11 @@ TINY = LatentDenoiser  # assets/tiny-diffusion
 EXTRACTORS = {
     "hutchinson": lambda: Divergence(TINY(), samples=2),
     "coordinate": lambda: Divergence(TINY(), estimator="coordinate", samples=3, step_unit="absolute"),
-    "noised": lambda: Divergence(TINY(), samples=1, draws=2),
+    "noised": lambda: Divergence(TINY(), samples=1, state_draws=2),
     "reconstruction": lambda: ReconstructionError(TINY(), draws=2, spaces=["latent", "pixel"]),
     "likelihood": lambda: Likelihood({"tiny": TINY()}, steps=2, probes=2),
-    "discrepancy": lambda: PerturbationDiscrepancy(TINY(), steps=2, perturbations=2),
-    "discrepancy_likelihood": lambda: PerturbationDiscrepancy(TINY(), steps=2, perturbations=2, criterion="likelihood"),
+    "discrepancy": lambda: PerturbationDiscrepancy(TINY(), steps=2, versions=2),
+    "discrepancy_likelihood": lambda: PerturbationDiscrepancy(TINY(), steps=2, versions=2, criterion="likelihood"),
 }
 # Rows that an image puts through the model: 2K, 2n, 2 · draws, n, S + 2KS + S, (m + 1) · 2S, (m + 1) · (S + 2KS).
 ROWS = {
@@ -85,11 +88,9 @@ def test_rows_through_the_model_are_counted_and_batched(name, images, monkeypatc
 
 
 @pytest.mark.parametrize("name", EXTRACTORS)
-def test_settings_build_the_same_extractor_without_its_memory_option(name):
+def test_settings_build_the_same_extractor(name):
     extractor = EXTRACTORS[name]()
-    extractor.rows_at_once = 7
     told = extractor.settings()
-    assert "rows_at_once" not in told["init_args"]
     again = from_settings(copy.deepcopy(told))
     assert type(again) is type(extractor)
     assert again.settings() == told
@@ -99,6 +100,70 @@ def test_settings_build_the_same_extractor_without_its_memory_option(name):
 def test_a_standard_error_needs_two_samples(images):
     assert features(loaded(Divergence(TINY(), samples=1)), images[:1], [0]).keys() == {"divergence"}
     assert features(loaded(Divergence(TINY(), samples=2)), images[:1], [0]).keys() == {"divergence", "divergence_se"}
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: ReconstructionError(TINY(), draws=2),
+        lambda: ReconstructionError(TINY(), draws=2, norms=["l2"]),
+        lambda: Divergence(TINY(), samples=2),
+        lambda: Likelihood({"tiny": TINY()}, steps=1, probes=2),
+    ],
+)
+def test_an_image_that_overflows_fails_alone(build, images, monkeypatch):
+    """Whether it comes with others or, of another shape than theirs, by itself; its columns are those of the others."""
+    extractor = loaded(build())
+    model = extractor.denoisers[0].diffusion
+    encode = model.encode
+
+    def overflowing(batch):
+        latents = encode(batch)
+        latents[batch.flatten(1).float().mean(1) > 250] = torch.inf
+        return latents
+
+    monkeypatch.setattr(model, "encode", overflowing)
+    white = torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)
+    with torch.inference_mode():
+        together, failed = extractor.extract(torch.cat([images[:1], white]), ["", ""], [0, 1])
+        assert failed.keys() == {1}
+        alone, failed = extractor.extract(white, [""], [1])
+        assert failed.keys() == {0}
+    assert alone.keys() == together.keys()
+
+
+def test_what_changes_no_number_is_no_part_of_the_identity():
+    exact, other = (Divergence(TINY(), estimator="exact", samples=samples) for samples in (1, 9))
+    assert exact.identity() == other.identity()
+    assert exact.settings() != other.settings()
+    assert Divergence(TINY(), samples=1).identity() != Divergence(TINY(), samples=9).identity()
+    assert Divergence(TINY(), rows_at_once=8).identity() == Divergence(TINY()).identity()
+    assert Divergence(TINY(), captioner="a").identity() == Divergence(TINY()).identity()
+    captioned = [Divergence(TINY(), prompt_source="captioner", captioner=name).identity() for name in "ab"]
+    assert captioned[0] != captioned[1]
+
+
+def test_a_size_that_the_model_does_not_take_is_refused_before_anything_is_loaded():
+    with pytest.raises(ModelError, match=r"size is 62; .* multiples of 8"):
+        Divergence(TINY(), size=62).load()
+
+
+def test_options_of_one_name_mean_the_same_everywhere():
+    """Swapping a class on the command line keeps the options of the same name, so a default must not differ."""
+    kinds = [getattr(extractors, name) for name in extractors.__all__ if name != "Extractor"]
+    defaults = {}
+    for kind in kinds:
+        for each in kind.__mro__:
+            if "__init__" in vars(each):
+                for parameter in list(inspect.signature(vars(each)["__init__"]).parameters.values())[1:]:
+                    if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+                        defaults.setdefault(parameter.name, {})[kind.__name__] = parameter.default
+                if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(vars(each)["__init__"]).parameters.values()):
+                    break
+    different = {name: found for name, found in defaults.items() if len({str(value) for value in found.values()}) > 1}
+    # FakeInversion inverts at 512 pixels with the records' captions; what a statistic sees is the image as it is, without a prompt.
+    assert different.keys() <= {"size", "prompt_source"}, different
+    assert all(len({str(v) for n, v in found.items() if n != "InversionExtractor"}) == 1 for found in different.values())
 
 
 def test_prompts_reach_the_model(images):
@@ -112,7 +177,7 @@ def test_prompts_reach_the_model(images):
 
 def test_reconstruction_error_is_its_expectation_under_a_gaussian():
     model, draws = Mixture.gaussian(12), 3000
-    extractor = ReconstructionError(model, draws=draws, noise_level=100, norms=["l2", "l2_per_dimension"], rows_at_once=1000)
+    extractor = ReconstructionError(model, draws=draws, noised_to=100, norms=["l2", "l2_per_dimension"], rows_at_once=1000)
     x = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     found = extractor(x, ["", ""], [5, 6])
     alpha = float(model.schedule.alphas_cumprod[100])
@@ -135,12 +200,12 @@ def test_the_spectral_norm_is_the_largest_singular_value_over_the_root_of_the_di
 
 def test_discrepancy_is_that_of_the_matrix_recursion():
     model, steps = Mixture.gaussian(12), 10
-    extractor = PerturbationDiscrepancy(model, criterion="prior", perturbations=5, scale=0.3, steps=steps)
+    extractor = PerturbationDiscrepancy(model, criterion="prior", versions=5, scale=0.3, steps=steps)
     x = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     found = extractor(x, ["", ""], [5, 6])
     matrix, shift = torch.eye(12, dtype=torch.float64), torch.zeros(12, dtype=torch.float64)
     for step in model.schedule.path(steps, "invert"):
-        k, c = noise_step(step)
+        k, c = noise_weights(step.alpha_from, step.alpha_to)
         alpha = float(model.schedule.alphas_cumprod[step.timestep])
         means, covariances = model.at(alpha)
         slope = (1 - alpha) ** 0.5 * torch.linalg.inv(covariances[0])
@@ -188,7 +253,7 @@ class TestFFDNet:
         # Tweedie: the score is (D(x, σ) − x) / σ²
         expected = (model.predict_clean(clean, level, None) - clean) / 0.05**2
         torch.testing.assert_close(model.score(clean, level, None), expected, rtol=1e-4, atol=1e-3)
-        assert features(ReconstructionError(model, noise_level=0.05), images[:2], [0, 1])["latent_l2"].shape == (2,)
+        assert features(loaded(ReconstructionError(model, noised_to=0.05)), images[:2], [0, 1])["latent_l2"].shape == (2,)
 
     def test_it_has_no_path_to_noise_takes_no_prompt_and_knows_its_levels(self, tmp_path, images):
         model = FFDNet(self.file(tmp_path))
@@ -197,7 +262,7 @@ class TestFFDNet:
         with pytest.raises(ModelError, match="set it to empty"):
             Divergence(model, prompt_source="records").load()
         for wrong in (0, 0.5, -1):
-            with pytest.raises(ValueError, match="75/255"):
+            with pytest.raises(ModelError, match="75/255"):
                 model.level(wrong)
 
     def test_another_network_is_refused(self, tmp_path):
@@ -240,7 +305,7 @@ def test_wrong_options_are_named(build, told):
 def test_a_diffusion_models_levels_are_its_timesteps(level):
     model = TINY()
     model.load()
-    with pytest.raises(ValueError, match="from 0 to 999"):
+    with pytest.raises(ModelError, match="from 0 to 999"):
         model.level(level)
 
 
@@ -250,3 +315,20 @@ def test_exact_divergence_of_the_real_network_is_within_hutchinsons_error(images
         exact = loaded(Divergence(TINY(), estimator="exact", rows_at_once=512))(small, [""], [0])["divergence"]
         estimate = loaded(Divergence(TINY(), samples=64))(small, [""], [0])
     assert abs(float(estimate["divergence"] - exact)) < 4 * float(estimate["divergence_se"]) + 0.02 * abs(float(exact))
+
+
+def test_a_network_that_predicts_v_is_inverted_as_the_latent_diffusion_model_does_it(images):
+    """Another path to the same end: that converts each step's weights, this each prediction."""
+    denoiser = TINY()
+    denoiser.load()
+    denoiser.diffusion.schedule = dataclasses.replace(denoiser.schedule, prediction_type="v_prediction")
+    with torch.inference_mode():
+        clean, text = denoiser.encode(images[:2]), denoiser.embed(["", "coins"])
+        path = denoiser.schedule.path(5, "invert")
+        found = likelihood.invert(path, clean, lambda rows, level, of: denoiser.predict_noise(rows, level, text[of]))
+        back = likelihood.denoise(
+            denoiser.schedule.path(5, "denoise"), found.noise, lambda rows, level, of: denoiser.predict_noise(rows, level, text[of])
+        )
+        expected = denoiser.diffusion.invert(clean, text, 5)
+        torch.testing.assert_close(found.noise, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(back, denoiser.diffusion.denoise(expected, text, 5), rtol=1e-4, atol=1e-4)

@@ -64,6 +64,7 @@ def test_a_quantised_one_and_one_of_another_kind_of_latent(images, tmp_path):
 
 
 def test_another_dtype_gives_float32_images(images):
+    images = images[:1, :, :16, :16]
     loaded = load_autoencoder("assets/tiny-diffusion", dtype=torch.bfloat16)
     rebuilt = loaded(images)
     assert loaded.dtype == torch.bfloat16

@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 from skimage import data
 from torchvision.transforms.v2.functional import horizontal_flip
 
+from datamodules.perturbations import perturbation
 from modules.networks.compression import CompressedCrops, gaussian_blur, jpeg, mirrored
 
 
@@ -67,6 +68,8 @@ def test_jpeg_is_pillows(photograph):
     qualities = [30, 64, 100]
     for quality, image in zip(qualities, jpeg(photograph.expand(3, -1, -1, -1), qualities), strict=True):
         assert torch.equal(image, with_pillow(photograph, quality))
+        perturbed = perturbation(f"jpeg_{quality}")(photograph.permute(1, 2, 0).numpy(), 0)
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), perturbed)
 
 
 @pytest.mark.parametrize("size", [(141, 167), (96, 64), (33, 48)])

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from modules.errors import ModelError
-from modules.networks.encoders import build_encoder, encoder_size, parse_name
+from modules.networks.encoders import ImageEncoder, build_encoder, encoder_size, parse_name
 from tests.modules.networks.encoders import TINY, add_tiny
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -134,18 +134,62 @@ def test_an_unknown_name_is_told_with_similar_ones(name, words):
         build_encoder(name)
 
 
-@pytest.mark.parametrize("name", ["timm/test_vit.r160_in1k", "open_clip/tiny-encoders"])
-def test_weights_that_cannot_be_had_say_what_to_do(name, tiny, tmp_path):
-    (tmp_path / "broken.pt").write_bytes(b"no weights")
-    wanted = name if name.startswith("timm") else f"{name}/{tmp_path / 'broken.pt'}"
-    with pytest.raises(ModelError, match=r"fetch them elsewhere and name the file"):
-        build_encoder(wanted)
+@pytest.mark.parametrize("name", ["timm/test_vit.r160_in1k", "open_clip/ViT-B-32/openai"])
+def test_weights_that_cannot_be_downloaded_say_what_to_do(name, monkeypatch):
+    import open_clip
+    from timm.models import _builder
+
+    def offline(*arguments, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", offline)
+    monkeypatch.setattr(_builder, "load_state_dict_from_hf", offline)
+    with pytest.raises(ModelError, match=r"no network.*fetch them elsewhere and name the file"):
+        build_encoder(name)
+
+
+@pytest.mark.parametrize("library", ["timm", "open_clip"])
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_a_broken_file_is_no_matter_of_the_network(library, suffix, tiny, tmp_path):
+    path = tmp_path / f"broken.{suffix}"
+    path.write_bytes(b"no weights")
+    with pytest.raises(ModelError, match=r"the file must hold weights of '(test_vit|tiny-encoders)'") as refused:
+        build_encoder(f"{tiny if library == 'open_clip' else 'timm/test_vit'}/{path}")
+    assert "download" not in str(refused.value)
+    assert "weights_only" not in str(refused.value)
 
 
 def test_weights_of_another_network_are_refused(tiny, tmp_path):
     save_file({"positional_embedding": torch.zeros(8, 16), "logit_scale": torch.zeros(())}, tmp_path / "other.safetensors")
-    with pytest.raises(ModelError, match="cannot be built"):
+    with pytest.raises(ModelError, match="the file must hold weights of 'tiny-encoders'"):
         build_encoder(f"{tiny}/{tmp_path / 'other.safetensors'}")
+    with pytest.raises(ModelError, match=r"lacks 27 of the network's weights, 'cls_token' the first"):
+        build_encoder(f"timm/test_vit/{tmp_path / 'other.safetensors'}")
+
+
+def test_a_size_that_is_no_multiple_of_the_patch_is_refused(tiny):
+    with pytest.raises(ModelError, match="patches of 8 pixels, and size is 36; name a multiple, as 32 or 40, or null for its own 32"):
+        build_encoder(tiny, pretrained=False, size=36)
+    with pytest.raises(ModelError, match="patches of 16 pixels, and size is 9; name a multiple, as 16 or 32"):
+        build_encoder("timm/test_vit", pretrained=False, size=9)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "MemoryError.*does not fit into memory; name a smaller one"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "does not fit into memory"),
+        (RuntimeError("Kernel size can't be greater"), "set size to null for its own"),
+    ],
+)
+def test_other_errors_speak_of_no_download(error, words, monkeypatch):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(ImageEncoder, "__init__", fail)
+    with pytest.raises(ModelError, match=words) as refused:
+        build_encoder("timm/test_resnet", pretrained=False, size=64)
+    assert "download" not in str(refused.value)
 
 
 def test_images_that_are_not_square_are_refused(tmp_path):

@@ -121,8 +121,8 @@ class Fusion(Detector):
             why = f"; {member.no_probability}" if member.no_probability else ""
             msg = (
                 f"the member {name} is not calibrated (its calibration is {member.calibration!r}{why}), and only probabilities can be "
-                "fused: train it with --model.calibration logistic, or where its scores are log-odds already, as those of a network trained "
-                "by cross-entropy are, set its calibration to sigmoid"
+                "fused: train it with --model.calibration logistic, or where its scores are log-odds already, as those of a network "
+                "trained by cross-entropy are, set its calibration to sigmoid"
             )
             raise ModelError(msg)
         return logits

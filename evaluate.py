@@ -29,6 +29,7 @@ log = logging.getLogger("undertow")
 
 # What the checkpoint says of the data, what only training needs, and what a study has several of.
 FROM_CHECKPOINT = {"extractor", "perturbation", "families"}
+PLAIN = (str, int, bool)  # a strategy or an accelerator that is an object has no text
 TRAINING_ONLY = {"val_fraction", "test_fraction", "train_on", "on_leak", "evaluate_only"}
 
 
@@ -154,7 +155,7 @@ def main(args: Sequence[str] | None = None) -> Path:
     parsed = built.parse_args(args)
     options = built.instantiate(parsed)
     check(options)
-    from workflow.study import Study, as_options, find_targets, fit, score_all, write_study
+    from workflow.study import Study, as_options, check_sources, find_targets, fit, score_all, write_study
 
     targets = find_targets(options.compare_to)
     name = run_name(options)
@@ -163,17 +164,20 @@ def main(args: Sequence[str] | None = None) -> Path:
         hold(folder)
         write_atomically(folder / "config.yaml", built.dump(parsed, skip_validation=True).encode())
     detectors = options.detectors or {"": FittedDetector(options.checkpoint)}
+    sources = options.datasets or {options.data.source.name: options.data.source}
+    check_sources(sources, Path(options.data.cache_dir), options.reals_from)
     data: dict[str, Any] = {key: value for key, value in vars(options.data).items() if key != "source"}
     shared = [f"--data.cache_dir={data['cache_dir']}", *as_options(options.overrides)]
+    hardware = as_options({f"trainer.{key}": options.trainer[key] for key in HARDWARE if isinstance(options.trainer[key], PLAIN)})
     study = Study(
-        detectors={label: fit(label, detector, folder / "detectors", shared) for label, detector in detectors.items()},
-        sources=options.datasets or {options.data.source.name: options.data.source},
+        detectors={label: fit(label, detector, folder / "detectors", shared, hardware) for label, detector in detectors.items()},
+        sources=sources,
         perturbations=options.perturbations or [None],
         data=data,
         split=options.split,
         hardware={key: options.trainer[key] for key in HARDWARE},
     )
-    results = score_all(study, folder / "cells", options.reals_from)
+    results = score_all(study, folder / "cells")
     if is_main_process():
         print(write_study(study, results, folder, options.reals_from, targets))
     return folder

@@ -315,8 +315,8 @@ class FeatureDataModule(pl.LightningDataModule):
         """
         records = self.usable(split)
         if not records:
-            msg = (
-                f"no image of the {split} split has features in {self.cache.folder}; run the extraction first, or look at its manifest.json"
+            msg = f"no image of the {split} split has features in {self.cache.folder}" + (
+                f"; of {failures[0].where}: {failures[0].reason}" if (failures := self.reader.failures) else "; run the extraction first"
             )
             raise DataError(msg)
         check_wanted(self.features, list(self.load_features(records[0])), self.extractor)

@@ -19,6 +19,8 @@ _FEW = 3  # names in a sentence
 
 Settings = Mapping[str, Mapping[str, Any]]
 
+WEIGHTS = "detector.weights"  # a requirement that names the weights of a release names what they were trained on
+
 
 @dataclass(frozen=True, slots=True)
 class Compared:
@@ -85,7 +87,7 @@ def _compared(row: Target, targets: Targets, documents: Documents, settings: Set
         reasons.append(f"{row.metric} is not measured")
     elif cell["value"] is None:
         reasons.append(str(cell.get("reason") or "there is no value"))
-    if row.train is not None:
+    if row.train is not None and WEIGHTS not in targets.settings.get(row.detector, {}):
         reasons.append(f"published after training on {row.train}; what this detector was trained on is not recorded by that name")
     reasons += [*_other_settings(row.detector, targets, settings), *_other_size(targets, record)]
     return Compared(row, cell, where, record["n_real"], record["n_fake"], tuple(reasons))

@@ -134,8 +134,8 @@ def _nothing(scores: Numbers, by: Numbers, fakes: NDArray[np.bool_], groups: NDA
     for values, name in ((scores, "scores"), (by, "explaining scores")):
         if missing := int((~np.isfinite(values)).sum()):
             return f"{missing} of {values.size} {name} are missing or not finite"
-    if (found := np.unique(groups[~fakes]).size) < 2 * FOLDS:
-        return f"{found} groups of real images are too few for a regression, {2 * FOLDS} needed"
+    if (found := np.unique(groups[~fakes]).size) < FOLDS:
+        return f"{found} groups of real images are too few for a regression, {FOLDS} needed"
     return None
 
 

@@ -201,6 +201,8 @@ def metrics_document(
         raise ValueError(message)
     names = sorted(frame["detector"].unique())
     thresholds = {names[0]: threshold} if isinstance(threshold, Threshold) else threshold
+    order = list(thresholds)  # a study's own
+    names.sort(key=lambda name: order.index(name) if name in order else len(order))
     if lacking := [name for name in names if name not in thresholds]:
         message = f"no threshold for the detectors {', '.join(lacking)}; give one for each by name"
         raise ValueError(message)

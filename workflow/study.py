@@ -20,7 +20,7 @@ from datamodules.datamodule import FeatureDataModule
 from datamodules.files import write_atomically
 from datamodules.sources.base import Source
 from modules.detectors.base import Detector
-from modules.detectors.checkpoint import build_extractor, load_detector
+from modules.detectors.checkpoint import build_extractor, load_detector, trained_settings
 from modules.extractors.base import Extractor
 from modules.settings import fingerprint, settings_of
 from workflow.callbacks import StopPrediction
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("undertow")
 
+MAX_READ = 2**28  # bytes of a file that an option names, for its hash
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 
 
@@ -95,16 +96,24 @@ class Results:
 
     tables: "list[pd.DataFrame]" = field(default_factory=list)
     detectors: dict[str, Detector] = field(default_factory=dict)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     extractors: dict[str, Extractor] = field(default_factory=dict)
     modules: list[FeatureDataModule] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
-def fit(name: str, detector: FittedDetector, folder: Path, options: Sequence[str] = ()) -> Path:
+def fit(name: str, detector: FittedDetector, folder: Path, options: Sequence[str] = (), hardware: Sequence[str] = ()) -> Path:
     """The checkpoint of a detector, fitted by train.py under `<folder>/<name>` where there is none yet.
 
     It is a process of its own: its memory is free afterwards, it may use as many processes as its own trainer section says, and what was
     begun is gone on with.
+
+    Args:
+        name: The detector's.
+        detector: Its checkpoint or configuration.
+        folder: Where detectors are fitted.
+        options: Of train.py, laid over the configuration.
+        hardware: Options that say where it runs; they may change between the starts of a study.
 
     Raises:
         RunError: The name is not one of a folder, or training failed.
@@ -121,7 +130,10 @@ def fit(name: str, detector: FittedDetector, folder: Path, options: Sequence[str
         *as_options(detector.overrides),
     ]
     arguments += [f"--name={name}", f"--runs_dir={folder}", f"--group={folder.parent.name}"]
-    identity = fingerprint({"arguments": arguments, "configs": [Path(path).read_text() for path in configs]})
+    # A manifest whose lines have changed is another one.
+    named = [str(value) for value in (*detector.overrides.values(), *(option.partition("=")[2] for option in options))]
+    contents = [Path(path).read_bytes() for path in [*configs, *named] if Path(path).is_file() and Path(path).stat().st_size < MAX_READ]
+    identity = fingerprint({"arguments": arguments, "contents": [hashlib.sha256(content).hexdigest() for content in contents]})
     done, checkpoint = folder / name / "fitted.txt", folder / name / "checkpoints" / "best.ckpt"
     if checkpoint.exists() and done.exists() and done.read_text() == identity:
         return checkpoint
@@ -129,20 +141,25 @@ def fit(name: str, detector: FittedDetector, folder: Path, options: Sequence[str
         msg = f"detectors.{name} has no checkpoint: under torchrun or SLURM, fit it first by train.py, and name its checkpoint"
         raise RunError(msg)
     log.info("fitting %s", name)
-    command = [sys.executable, str(TRAIN), *arguments, "--resume=auto"]
-    if status := subprocess.run(command, check=False).returncode:
+    command = [sys.executable, str(TRAIN), *arguments, *hardware, "--resume=auto"]
+    if status := subprocess.run(command, check=False, stdout=sys.stderr.fileno() if _is_file(sys.stderr) else None).returncode:
         changed = done.exists() or (folder / name / "log.csv").exists()
         msg = (
-            f"detectors.{name}: train.py ended with status {status}; what it said is above. The same command with --resume auto goes on; "
-            + (
-                f"where the detector's configuration has changed, delete {folder / name} or give the detector another name"
-                if changed
-                else ""
-            )
+            f"detectors.{name}: train.py ended with status {status}; what it said is above. Where an option is wrong, correct "
+            f"detectors.{name}.config or its overrides; where it was stopped, the same command with --resume auto goes on"
+            + (f"; where its configuration has changed, delete {folder / name} or give the detector another name" if changed else "")
         )
-        raise RunError(msg.removesuffix("; "))
+        raise RunError(msg)
     write_atomically(done, identity.encode())
     return checkpoint
+
+
+def _is_file(stream: Any) -> bool:
+    """Whether another process can write to a stream, as to a terminal, and unlike to what a test puts in its place."""
+    try:
+        return stream.fileno() >= 0
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def as_options(overrides: Mapping[str, Any]) -> list[str]:
@@ -150,7 +167,7 @@ def as_options(overrides: Mapping[str, Any]) -> list[str]:
     return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in overrides.items()]
 
 
-def score_all(study: Study, cells: Path, reals_from: Mapping[str, str] | None = None) -> Results:
+def score_all(study: Study, cells: Path) -> Results:
     """Score every detector on every data set under every perturbation.
 
     A cell's rows are kept in `cells` under a name that covers what they depend on: the checkpoint's content, the images and what is known
@@ -160,10 +177,6 @@ def score_all(study: Study, cells: Path, reals_from: Mapping[str, str] | None = 
     Args:
         study: What is evaluated on what.
         cells: Where the rows of cells are kept.
-        reals_from: As in `write_study`; checked here, before anything is extracted.
-
-    Raises:
-        RunError: Two sources hold the same data set, or `reals_from` names one that is not there.
     """
     from workflow.pipeline import calibration_concerns
 
@@ -172,12 +185,8 @@ def score_all(study: Study, cells: Path, reals_from: Mapping[str, str] | None = 
     for given, checkpoint in study.detectors.items():
         detector, described = load_detector(str(checkpoint))
         name = given or detector.name
-        if not results.detectors:
-            _check_names(
-                {key: _open(opened, study, source, described, _first(study, described)) for key, source in study.sources.items()},
-                reals_from,
-            )
         results.detectors[name] = detector
+        results.settings[name] = trained_settings(str(checkpoint))
         results.warnings += [f"{name}: {sentence}" for sentence in calibration_concerns(detector)]
         content = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
         for where, source in study.sources.items():
@@ -194,15 +203,25 @@ def score_all(study: Study, cells: Path, reals_from: Mapping[str, str] | None = 
     return results
 
 
-def _first(study: Study, described: dict[str, Any]) -> str:
-    return str(study.perturbations[0] or described["perturbation"])
+def check_sources(sources: Mapping[str, Source], cache_dir: Path, reals_from: Mapping[str, str] | None) -> None:
+    """Find out what is wrong with the data sets of a study before its detectors are fitted.
+
+    Raises:
+        DataError: A source cannot be read, two hold the same data set, or `reals_from` names one that is not there.
+    """
+    check_names({key: sorted({record.dataset for record in source.records(cache_dir)}) for key, source in sources.items()}, reals_from)
 
 
-def _check_names(opened: Mapping[str, FeatureDataModule], reals_from: Mapping[str, str] | None) -> None:
-    """Rows tell data sets apart by the records' own names, so each must come from one source."""
+def check_names(datasets: Mapping[str, Sequence[str]], reals_from: Mapping[str, str] | None) -> None:
+    """Rows tell data sets apart by the records' own names, so each must come from one source.
+
+    Args:
+        datasets: Names of the data sets that each source holds.
+        reals_from: As in `write_study`.
+    """
     owners: dict[str, str] = {}
-    for key, data in opened.items():
-        for dataset in sorted({record.dataset for record in data.records()}):
+    for key, names in datasets.items():
+        for dataset in names:
             if dataset in owners:
                 msg = (
                     f"datasets.{owners[dataset]} and datasets.{key} both hold images of a data set named {dataset!r}: give one of them "
@@ -310,6 +329,8 @@ def write_study(study: Study, results: Results, folder: Path, reals_from: Mappin
     several = len(study.sources) > 1
     told = [f"{data.source.name}: {sentence}" if several else sentence for data in results.modules for sentence in data.warnings()]
     warnings = list(dict.fromkeys([*results.warnings, *told]))
+    if len(frame["dataset"].unique()) > 1:
+        warnings.append("Numbers over all images pool several data sets, whose scores may differ for other reasons than generation.")
     for sentence in warnings:
         log.warning("%s", sentence)
     facts = {f"detector {name}": pipeline.described(detector.settings()) for name, detector in results.detectors.items()}
@@ -319,8 +340,8 @@ def write_study(study: Study, results: Results, folder: Path, reals_from: Mappin
     facts |= {"extractor": "; ".join(dict.fromkeys(pipeline.described(data.extractor.settings()) for data in results.modules))}
     one = next(iter(thresholds.values())) if len(thresholds) == 1 else thresholds
     settings = {
-        name: {"detector": detector.settings()["init_args"], "extractor": results.extractors[name].settings()["init_args"]}
-        for name, detector in results.detectors.items()
+        name: {"detector": results.settings[name], "extractor": extractor.settings()["init_args"]}
+        for name, extractor in results.extractors.items()
     }
     metrics = write_results(
         folder,

@@ -75,6 +75,15 @@ def _without(settings: Any, start: dict[str, Any]) -> Any:
     return found | {"init_args": found["init_args"] | known} if known else found
 
 
+def trained_settings(path: str) -> dict[str, Any]:
+    """Constructor arguments of a checkpoint's detector as it was trained, with the weights that it started from.
+
+    Raises:
+        CheckpointError: As for `load_detector`.
+    """
+    return dict(_described(path)[1]["detector"]["init_args"])
+
+
 def build_extractor(described: dict[str, Any]) -> Extractor:
     """The extractor that a checkpoint's `data` description names, without its weights yet.
 

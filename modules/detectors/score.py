@@ -7,6 +7,7 @@ from torch import Tensor
 
 from modules.detectors.base import Detector
 from modules.detectors.calibration import Method
+from modules.errors import ModelError
 from modules.metrics.functional import auroc
 
 Orientation = Literal["larger_is_fake", "smaller_is_fake", "learned"]
@@ -88,7 +89,16 @@ class ScoreDetector(Detector):
         Args:
             scores: `[n]` of the training split, in the present direction.
             labels: `[n]`, 0 real, 1 fake.
+
+        Raises:
+            ModelError: If there are images of one class only, or scores that are not numbers.
         """
+        if labels.unique().numel() < 2 or bool(scores.isnan().any()):
+            msg = (
+                f"model.orientation is learned, but the training split has {int((labels == 0).sum())} real and {int((labels == 1).sum())} "
+                f"generated images with features, {int(scores.isnan().sum())} of them without a score: give the orientation"
+            )
+            raise ModelError(msg)
         if float(auroc(scores, labels)) < 0.5:
             self.direction.neg_()
 

@@ -1,17 +1,20 @@
 """Published numbers beside measured ones: a difference only where it means something."""
 
 import math
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from evaluation.compared import COLUMNS, compare, lookup, text, verdict, write_compared
 from evaluation.statistics import metrics_document
 from evaluation.tables import documents_of
 from evaluation.targets import Target, Targets, read_targets
+from modules.detectors import ScoreDetector
 from modules.diffusion import LatentDenoiser
-from modules.extractors import Divergence, ReconstructionError
+from modules.extractors import Divergence, ImageExtractor, ReconstructionError
 from modules.settings import settings_of
 from tests.evaluation.rows import THRESHOLD, usual_table
 
@@ -117,12 +120,17 @@ def test_settings_by_dotted_path():
 def test_the_shipped_requirements_are_settings_that_there_are(documents):
     model = LatentDenoiser("CompVis/stable-diffusion-v1-4")
     divergence = Divergence(model, estimator="coordinate", samples=10, step=0.1, step_unit="absolute")
-    made = {"divergence": divergence, "reconstruction": ReconstructionError(model, draws=10)}
-    settings = {name: {"detector": {}, "extractor": settings_of(each)["init_args"]} for name, each in made.items()}
+    made = {"divergence": divergence, "reconstruction": ReconstructionError(model, draws=10), "corvi_resnet": ImageExtractor()}
+    detectors = {
+        "divergence": ScoreDetector("divergence", "smaller_is_fake").settings()["init_args"],
+        "reconstruction": ScoreDetector("latent_l2", "smaller_is_fake").settings()["init_args"],
+        "corvi_resnet": yaml.safe_load(Path("configs/corvi_released.yaml").read_text())["model"]["init_args"],
+    }
+    settings = {name: {"detector": detectors[name], "extractor": settings_of(each)["init_args"]} for name, each in made.items()}
     targets = read_targets(Path("targets/zero_shot_blog.json"))
     rows = compare(targets, dict.fromkeys(made, documents["probe"]), settings)
     clean = [row for row in rows if row.target.perturbation == "none" and row.target.detector in made]
-    assert len(clean) == 4
+    assert len(clean) == 6
     for row in clean:
         assert [reason.partition(":")[0] for reason in row.reasons] == ["other data", "280 + 280 images (real + fake), published"]
     tiny = {"divergence": {"detector": {}, "extractor": settings_of(Divergence(LatentDenoiser()))["init_args"]}}
@@ -160,3 +168,14 @@ def test_written_as_csv(documents, tmp_path):
     assert math.isnan(second["difference"])
     assert second["detector"] == "other\\x0a"
     assert "no detector is named" in second["not_comparable"]
+
+
+@pytest.mark.parametrize("path", ["configs/studies/zero_shot.yaml", "docs/zero_shot.md"])
+def test_the_documented_command_makes_the_images_that_were_published_by_their_names(path):
+    text = Path(path).read_text()
+    [dataset], [generator] = (set(re.findall(rf"--{option} (\S+)", text)) for option in ("dataset", "generator"))
+    rows = read_targets(Path("targets/zero_shot_blog.json")).rows
+    assert {(row.dataset, row.generator) for row in rows} == {(dataset, generator)}
+    study = yaml.safe_load(Path("configs/studies/zero_shot.yaml").read_text())
+    assert {row.detector for row in rows} <= study["detectors"].keys()
+    assert {row.perturbation for row in rows} == set(study["perturbations"])

@@ -148,7 +148,7 @@ def test_several_detectors_and_perturbations(tmp_path):
     alts = [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt")]
     assert alts.count("ROC curves by perturbation: none, jpeg_40") == 2
     assert alts.count("Histograms of scores by perturbation: none, jpeg_40") == 2
-    assert alts.count("ROC curves of the detectors: other, probe") == 1
+    assert alts.count("ROC curves of the detectors: probe, other") == 1
     assert {"AUROC by detector", "TPR at FPR 0.1 by detector"} <= set(page.values("aria-label"))
     assert page.text.count("one warning") == 1
     assert "There is no threshold, so no image is called real or fake: three reals." in page.text
@@ -229,8 +229,8 @@ def test_figures_of_several_detectors_have_safe_folders(tmp_path, monkeypatch):
     monkeypatch.setattr("evaluation.results.save_figure_of_detectors", lambda folder, tables: folders.append((folder, list(tables))))
     table = pd.concat([usual_table(), usual_table().assign(detector="../svm@jpeg_40")])
     write_results(tmp_path, table, {"probe": THRESHOLD, "../svm@jpeg_40": THRESHOLD}, pictures, resamples=20)
-    assert folders[:2] == [tmp_path / "figures" / "_svm@jpeg_40", tmp_path / "figures" / "probe"]
-    assert folders[2:] == [(tmp_path / "figures", ["../svm@jpeg_40", "probe"])]
+    assert folders[:2] == [tmp_path / "figures" / "probe", tmp_path / "figures" / "_svm@jpeg_40"]
+    assert folders[2:] == [(tmp_path / "figures", ["probe", "../svm@jpeg_40"])]
 
 
 @pytest.mark.usefixtures("undrawn")

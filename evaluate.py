@@ -23,7 +23,7 @@ from datamodules.perturbations import perturbation as find_perturbation
 from datamodules.processes import end_with_launcher
 from datamodules.sources.base import Source
 from modules.errors import UserError
-from workflow.study import FittedDetector
+from workflow.fitting import FittedDetector, as_options, check_options, fit
 
 log = logging.getLogger("undertow")
 
@@ -155,7 +155,7 @@ def main(args: Sequence[str] | None = None) -> Path:
     parsed = built.parse_args(args)
     options = built.instantiate(parsed)
     check(options)
-    from workflow.study import Study, as_options, check_sources, find_targets, fit, score_all, write_study
+    from workflow.study import Study, check_sources, find_targets, score_all, write_study
 
     targets = find_targets(options.compare_to)
     name = run_name(options)
@@ -169,6 +169,7 @@ def main(args: Sequence[str] | None = None) -> Path:
     data: dict[str, Any] = {key: value for key, value in vars(options.data).items() if key != "source"}
     shared = [f"--data.cache_dir={data['cache_dir']}", *as_options(options.overrides)]
     hardware = as_options({f"trainer.{key}": options.trainer[key] for key in HARDWARE if isinstance(options.trainer[key], PLAIN)})
+    check_options(detectors, folder / "detectors", shared)
     study = Study(
         detectors={label: fit(label, detector, folder / "detectors", shared, hardware) for label, detector in detectors.items()},
         sources=sources,

@@ -9,7 +9,7 @@ import evaluate
 from cli import UndertowCLI
 from datamodules.perturbations import perturbation
 from modules import extractors
-from workflow.study import as_options
+from workflow.fitting import as_options
 
 CONFIGS = sorted(str(path) for path in Path("configs").glob("*.yaml"))
 ABLATIONS = sorted(str(path) for path in Path("configs/ablations").glob("*.yaml"))

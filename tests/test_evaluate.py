@@ -16,8 +16,8 @@ import evaluate
 from cli import RunError
 from modules.errors import UserError
 from tests.commands import SMALL
-from workflow import study
-from workflow.study import FittedDetector
+from workflow import fitting
+from workflow.fitting import FittedDetector
 
 
 def test_evaluate_scores_as_training_did(place, first):
@@ -152,7 +152,7 @@ def test_a_study_goes_on_and_does_nothing_twice(studied, written, monkeypatch):
         return predict(self, *args, **kwargs)
 
     monkeypatch.setattr(Trainer, "predict", counted)
-    monkeypatch.setattr(study.subprocess, "run", lambda *args, **kwargs: pytest.fail("a detector was fitted again"))
+    monkeypatch.setattr(fitting.subprocess, "run", lambda *args, **kwargs: pytest.fail("a detector was fitted again"))
     with pytest.raises(RunError, match="choose another --name"):
         evaluate.main([f"--config={written}"])
     evaluate.main([f"--config={written}", "--resume=auto"])
@@ -238,6 +238,25 @@ def test_options_that_do_not_go_together(arguments, message, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"config": "configs/complexity.yaml", "overrides": {"data.extractor.sise": 32}}, "detectors.second: train.py does not take"),
+        ({"config": "configs/corvi_released.yaml"}, "detectors.second: there is no file weights/"),
+        ({"config": "configs/fusion_released.yaml"}, "detectors.second: there is no file weights/"),
+    ],
+)
+def test_what_is_wrong_with_a_later_detector_is_found_before_the_first_is_fitted(second, message, place, tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a detector was fitted"))
+    detectors = {"first": {"config": "configs/complexity.yaml"}, "second": second}
+    arguments = [
+        f"--detectors={json.dumps(detectors)}",
+        "--datasets={b: {class_path: BuiltInSource, init_args: {crops: 4, sampling_steps: 2}}}",
+    ]
+    with pytest.raises(RunError, match=message):
+        evaluate.main([*arguments, "--name=x", f"--runs_dir={tmp_path}", f"--data.cache_dir={place / 'cache'}"])
+
+
 def test_a_detector_is_a_checkpoint_or_a_config():
     with pytest.raises(ValueError, match="either a checkpoint or a config"):
         FittedDetector()
@@ -246,9 +265,9 @@ def test_a_detector_is_a_checkpoint_or_a_config():
 def test_a_failed_fit_names_the_detector(tmp_path):
     broken = FittedDetector(config="configs/quickstart.yaml", overrides={"data.source.init_args.crops": -1})
     with pytest.raises(RunError, match=r"detectors\.rgb: train\.py ended with status"):
-        study.fit("rgb", broken, tmp_path, [f"--data.cache_dir={tmp_path}"])
+        fitting.fit("rgb", broken, tmp_path, [f"--data.cache_dir={tmp_path}"])
     with pytest.raises(RunError, match="cannot be that of a folder"):
-        study.fit("../rgb", broken, tmp_path)
+        fitting.fit("../rgb", broken, tmp_path)
 
 
 @pytest.mark.parametrize("path", sorted(str(path) for path in Path("configs/studies").glob("*.yaml")))

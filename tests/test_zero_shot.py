@@ -36,7 +36,7 @@ TINY = [
 
 
 def options(place, name, *more):
-    return [*TINY, f"--data.cache_dir={place / 'cache'}", f"--runs_dir={place / 'runs'}", f"--name={name}", *more]
+    return [*TINY, f"--data.cache_dir={place / 'cache'}", f"--runs_dir={place / 'runs'}", f"--name=zero-shot-{name}", *more]
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,7 @@ def test_two_processes_measure_what_one_does(run, place, tmp_path):
     command = [*options(place, "two", "--model.orientation=learned", *two), f"--data.cache_dir={tmp_path / 'cache'}"]
     status = subprocess.run([sys.executable, "train.py", *command], check=False, capture_output=True, text=True)
     assert status.returncode == 0, status.stderr[-2000:]
-    folder = place / "runs" / "two"
+    folder = place / "runs" / "zero-shot-two"
     for split in ("val", "test"):
         expected, found = (rows_of(each, split).set_index("key").score for each in (run, folder))
         assert len(found) == len(expected)

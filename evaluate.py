@@ -23,6 +23,7 @@ from datamodules.perturbations import perturbation as find_perturbation
 from datamodules.processes import end_with_launcher
 from datamodules.sources.base import Source
 from modules.errors import UserError
+from workflow.conditions import CONDITIONS_HELP, expanded, generators_of
 from workflow.fitting import FittedDetector, as_options, check_options, fit
 
 log = logging.getLogger("undertow")
@@ -30,7 +31,20 @@ log = logging.getLogger("undertow")
 # What the checkpoint says of the data, what only training needs, and what a study has several of.
 FROM_CHECKPOINT = {"extractor", "perturbation", "families"}
 PLAIN = (str, int, bool)  # a strategy or an accelerator that is an object has no text
-TRAINING_ONLY = {"val_fraction", "test_fraction", "train_on", "on_leak", "evaluate_only"}
+TRAINING_ONLY = {
+    "train_on",
+    "train_generators",
+    "max_generators",
+    "generator_seed",
+    "views",
+    "repeat",
+    "keep_pairs",
+    "unknown_families",
+    "on_leak",
+    "evaluate_only",
+}
+# How a data set is split, which a study's training must know as well where its test is what is held out of it.
+FRACTIONS = ("val_fraction", "test_fraction", "split_seed")
 
 
 def parser() -> LightningArgumentParser:
@@ -53,6 +67,7 @@ def parser() -> LightningArgumentParser:
         default={},
         help="of a study: {OPTION: VALUE} of train.py for all detectors that are fitted first; a detector's own overrides come last",
     )
+    built.add_argument("--train_conditions", type=list[str], default=[], help=CONDITIONS_HELP)
     built.add_argument("--datasets", type=dict[str, Source] | None, default=None, help="of a study, by name: sources, as for --data.source")
     built.add_argument(
         "--perturbations",
@@ -85,7 +100,11 @@ def parser() -> LightningArgumentParser:
         "--resume", type=Literal["never", "auto"], default="never", help="auto: go on with a directory, keeping the scores that are there"
     )
     built.add_argument(
-        "--split", type=Literal["test", "all"], default="test", help="measure the test split, where the data has one, or all images"
+        "--split",
+        type=Literal["test", "heldout", "all"],
+        default="test",
+        help="measure the test split, where the data has one; what training with the same --data.test_fraction, --data.val_fraction and "
+        "--data.split_seed holds out for its test; or all images",
     )
     built.add_subclass_arguments(Source, "data.source", required=False, help="where the images come from")
     built.add_class_arguments(FeatureDataModule, "data", skip=FROM_CHECKPOINT | TRAINING_ONLY | {"source"}, instantiate=False)
@@ -166,8 +185,13 @@ def main(args: Sequence[str] | None = None) -> Path:
     detectors = options.detectors or {"": FittedDetector(options.checkpoint)}
     sources = options.datasets or {options.data.source.name: options.data.source}
     check_sources(sources, Path(options.data.cache_dir), options.reals_from)
+    if options.train_conditions:
+        generators = generators_of(sources, Path(options.data.cache_dir))
+        detectors = expanded(detectors, options.train_conditions, generators)
     data: dict[str, Any] = {key: value for key, value in vars(options.data).items() if key != "source"}
     shared = [f"--data.cache_dir={data['cache_dir']}", *as_options(options.overrides)]
+    if options.split == "heldout":
+        shared += as_options({f"data.{key}": data[key] for key in FRACTIONS})
     hardware = as_options({f"trainer.{key}": options.trainer[key] for key in HARDWARE if isinstance(options.trainer[key], PLAIN)})
     check_options(detectors, folder / "detectors", shared)
     study = Study(

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from cli import HARDWARE, RunError, UndertowCLI, is_main_process
 from datamodules.datamodule import FeatureDataModule
+from datamodules.description import summary
 from datamodules.processes import end_with_launcher
 from datamodules.records import SPLITS
 from modules.errors import UserError
@@ -65,9 +66,9 @@ def main(args: ArgsType = None) -> str:
     from workflow import pipeline
 
     data = cli.datamodule
-    log.info("%s", data.summary())
+    log.info("%s", summary(data))
     started = time.monotonic()
-    asked = pipeline.extract_missing(data, cli.hardware)
+    asked = pipeline.extract_views(data, cli.hardware)
     words = last_words(data, asked, time.monotonic() - started)
     if is_main_process():
         print(words)

@@ -26,6 +26,8 @@ PATHS  files; folders (all images below them, hidden ones left out); patterns in
 rows   key (hash of the content), path (absolute; control characters, and bytes that are not UTF-8, as \\xNN), score (larger: more
        likely generated), probability (empty where the detector is not calibrated), verdict, reason (why there is no verdict, or what to
        know of it), and with --reencodings spread (standard deviation of the scores).
+       Of a detector of families also predicted_family (real, a family, or unknown: unlike all that it was trained on),
+       family_probability, predicted_generator (one that was trained on generators), novelty (larger: less like its training images).
        verdict: generated (score above the threshold), real, abstain (score only), error (no score).
 
 exit   0 every image has a score    1 nothing could be done    2 wrong usage    3 some images could not be read
@@ -107,14 +109,14 @@ def main(args: Sequence[str] | None = None) -> int:
     # What needs torch comes in only now: all that is wrong before is answered at once.
     from datamodules.scoring import Scorer
     from evaluation.decision import ERROR, GENERATED
-    from workflow.verdicts import COLUMNS, find_rule, write_verdicts
+    from workflow.verdicts import columns_of, find_rule, write_verdicts
 
     settings = {name: getattr(options, name) for name in ("accelerator", "batch_size", "workers", "reencodings")}
     scorer = Scorer.from_checkpoint(options.checkpoint, **settings)
     rule, warnings = find_rule(scorer, options.threshold, not options.no_abstain)
     for sentence in [*scorer.warnings(images, options.cache_dir), *warnings]:
         log.warning("%s", sentence)
-    writer = open_rows(options.output, form, [*COLUMNS, *(["spread"] if options.reencodings else [])], mode)
+    writer = open_rows(options.output, form, columns_of(scorer.detector, bool(options.reencodings)), mode)
     tally = write_verdicts(scorer, images, rule, writer, options.resume, options.quiet)
     if options.fail_on_generated and tally.verdicts[GENERATED]:
         return 4

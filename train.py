@@ -14,6 +14,7 @@ from lightning.pytorch.cli import ArgsType
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from cli import UndertowCLI, best_checkpoint, is_main_process
+from datamodules.description import summary
 from datamodules.processes import end_with_launcher
 from modules.errors import CheckpointError, UserError
 
@@ -34,9 +35,10 @@ def main(args: ArgsType = None) -> Path:
     detector.check_features(data.extractor.settings(), data.perturbation)
     log.info("%s", yaml.safe_dump({name: cli.shown()[name] for name in ("model", "data")}, sort_keys=False))
     with isolate_rng():  # a cold and a warm cache lead to the same training
-        log.info("%s", data.summary())
-        pipeline.extract_missing(data, cli.hardware)
+        log.info("%s", summary(data))
+        pipeline.extract_views(data, cli.hardware)
         data.check_looks()
+        pipeline.begin(detector, data)
     if detector.learns:
         fit(cli)
     else:

@@ -1,88 +1,38 @@
 """The LightningDataModule that all detectors share: records, splits, cached features, batches."""
 
+import copy
 import logging
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from datamodules.batches import check_wanted, stacked
-from datamodules.cache import FeatureCache, caption_hash, library_versions
+from datamodules.batches import check_wanted
+from datamodules.cache import FeatureCache, caption_hash
+from datamodules.dataset import MEMORY, FeatureDataset, Naming, View, whole_batch
+from datamodules.description import description
 from datamodules.duplicates import check_near_duplicates
 from datamodules.errors import DataError
 from datamodules.extraction import ShardWriting, check_captions, extraction_loader, seed_of
-from datamodules.families import FamilyMap
+from datamodules.families import FamilyMap, classes_of
+from datamodules.generators import hold_out_generators, repeats, training_generators
 from datamodules.hashing import ContentHashes
-from datamodules.loading import ResumableSampler, TrainingLoader
+from datamodules.loading import PairSampler, ResumableSampler, TrainingLoader
 from datamodules.perturbations import perturbation as find_perturbation
 from datamodules.records import SPLITS, Record
 from datamodules.shards import Arrays, ShardReader
 from datamodules.sources.base import MEMO, Source
 from datamodules.splits import assign_splits, check_classes, check_leaks, limit_records
+from modules.detectors.samples import Samples
 from modules.extractors.base import Extractor
 from modules.seeds import run_seed
 from modules.settings import settings_of
 
 log = logging.getLogger(__name__)
-
-Batch = dict[str, Any]
-
-
-class FeatureDataset(Dataset[dict[str, Any]]):
-    """Cached features of records, read at random.
-
-    Args:
-        records: Which images.
-        reader: The cached features.
-        extractor: Whose features they are; tells whether captions matter.
-        families: Turns families into integers.
-        features: Names of the features that batches hold; all of them by default.
-    """
-
-    def __init__(
-        self,
-        records: Sequence[Record],
-        reader: ShardReader,
-        extractor: Extractor,
-        families: FamilyMap,
-        features: Sequence[str] | None = None,
-    ) -> None:
-        self.records = records
-        self.captions = [caption_hash(record, extractor) for record in records]
-        self.reader = reader
-        self.families = families
-        self.features = features
-        self._position = {record.key: index for index, record in enumerate(records)}
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        record = self.records[index]
-        arrays = self.reader.read(record.key, self.captions[index])
-        names = self.features or list(arrays)
-        return {"record": record, "index": self._position[record.key], "arrays": {name: arrays[name] for name in names}}
-
-    def collate(self, samples: list[dict[str, Any]]) -> Batch:
-        """Stack samples to a batch: `key`, `label`, `family`, `generator`, `index` and `features`.
-
-        A feature is one tensor `[B, …]`, or a list of B tensors where their shapes differ.
-        """
-        records = [sample["record"] for sample in samples]
-        return {
-            "key": [record.key for record in records],
-            "label": torch.tensor([record.label for record in records]),
-            "family": torch.tensor([self.families.index(record.family) for record in records]),
-            "generator": [record.generator for record in records],
-            "index": torch.tensor([sample["index"] for sample in samples]),
-            "features": {name: stacked([torch.from_numpy(sample["arrays"][name]) for sample in samples]) for name in samples[0]["arrays"]},
-        }
 
 
 class FeatureDataModule(pl.LightningDataModule):
@@ -105,12 +55,24 @@ class FeatureDataModule(pl.LightningDataModule):
         test_fraction: Share of the groups for the test.
         split_seed: Seed of the split and of `limit`.
         train_on: `dataset` or `dataset/generator` patterns that may be trained on; everything else is tested on whole. All by default.
+        train_generators: Patterns of the generators that may be trained on (`stylegan*`, `faces/stylegan2`; `!faces/stylegan2` for all
+            but that one); the others are tested on whole, and real images are split as ever. All by default.
+        max_generators: Train on at most so many of these, chosen by a hash of `generator_seed` and their names.
+        generator_seed: Another seed, other generators.
+        views: What training images go through: each comes once under each of these perturbations an epoch. By default `perturbation`
+            alone, which validation and test images go through in any case. Each view is cached on its own.
+        repeat: How often a training image comes an epoch, by pattern of its generator; for example `{faces/stylegan2: 4}`.
+        keep_pairs: Bring the images of one `pair` (a photograph and the fakes made from it) in one batch.
+        unknown_families: What a detector of families does with training images of a generator without one: `error`, or `unknown`, a
+            class of its own.
         limit: At most so many images of each split and generator.
         on_leak: What to do where content, group, pair or a near-duplicate stands in two splits: `error`, or `drop` it from training and
             validation.
         families: YAML file of generators and families that extends the built-in one.
         shard_samples: Images a shard of the cache holds at most.
-        evaluate_only: `test` measures the test split, or all images where the source gives no splits; `all` measures all. Not for training.
+        memory_limit: Bytes of vectors that are held in memory after they were read once; larger features are read again every time.
+        evaluate_only: `test` measures the test split, or all images where the source gives no splits; `heldout` the test split that
+            training with the same fractions and seed cuts; `all` measures all. Not for training.
     """
 
     def __init__(
@@ -127,14 +89,29 @@ class FeatureDataModule(pl.LightningDataModule):
         test_fraction: float = 0.25,
         split_seed: int = 0,
         train_on: list[str] | None = None,
+        train_generators: list[str] | None = None,
+        max_generators: int | None = None,
+        generator_seed: int = 0,
+        views: list[str] | None = None,
+        repeat: dict[str, int] | None = None,
+        keep_pairs: bool = False,
+        unknown_families: Literal["error", "unknown"] = "error",
         limit: int | None = None,
         on_leak: str = "error",
         families: str | None = None,
         shard_samples: int = 1000,
-        evaluate_only: Literal["test", "all"] | None = None,
+        memory_limit: int = MEMORY,
+        evaluate_only: Literal["test", "heldout", "all"] | None = None,
     ) -> None:
         super().__init__()
-        find_perturbation(perturbation)
+        for name in [perturbation, *(views or [])]:
+            find_perturbation(name)
+        if views is not None and not views:
+            msg = "data.views is empty: name perturbations, or leave it out"
+            raise DataError(msg)
+        if wrong := {pattern: times for pattern, times in (repeat or {}).items() if times < 1}:
+            msg = f"data.repeat has {wrong}: a number of times is 1 or more (train_generators leaves a generator out)"
+            raise DataError(msg)
         self.source = source
         self.extractor = extractor
         self.perturbation = perturbation
@@ -147,17 +124,29 @@ class FeatureDataModule(pl.LightningDataModule):
         self.test_fraction = test_fraction
         self.split_seed = split_seed
         self.train_on = train_on
+        self.train_generators = train_generators
+        self.max_generators = max_generators
+        self.generator_seed = generator_seed
+        self.views = views
+        self.repeat = repeat
+        self.keep_pairs = keep_pairs
+        self.unknown_families = unknown_families
         self.limit = limit
         self.on_leak = on_leak
         self.families = families
         self.shard_samples = shard_samples
+        self.memory_limit = memory_limit
         self.evaluate_only = evaluate_only
         self.features: Sequence[str] | None = None
+        self.target = "binary"
+        self.classes: list[str] | None = None
         self._records: list[Record] | None = None
         self._cache: FeatureCache | None = None
         self._families: FamilyMap | None = None
         self._reader: ShardReader | None = None
         self._described: dict[str, Any] | None = None
+        self._views: dict[str, FeatureDataModule] = {}
+        self._training: FeatureDataset | None = None
 
     @property
     def family_map(self) -> FamilyMap:
@@ -188,17 +177,20 @@ class FeatureDataModule(pl.LightningDataModule):
 
     def _split(self, records: list[Record]) -> list[Record]:
         """Records with their splits, without leaks, within the limit."""
+        fractions = (1 - self.val_fraction - self.test_fraction, self.val_fraction, self.test_fraction)
         if self.evaluate_only:
-            if self.evaluate_only == "test" and any(record.split == "test" for record in records):
+            if self.evaluate_only == "heldout":
+                records = assign_splits(records, fractions, self.split_seed)
+            if self.evaluate_only != "all" and any(record.split == "test" for record in records):
                 kept = [record for record in records if record.split == "test"]
                 log.info("%d of %d images are of the test split and are measured", len(kept), len(records))
                 records = kept
             tested = limit_records([replace(record, split="test") for record in records], self.limit, self.split_seed)
             check_classes(tested, ("test",))
             return tested
-        fractions = (1 - self.val_fraction - self.test_fraction, self.val_fraction, self.test_fraction)
-        assigned = check_leaks(assign_splits(records, fractions, self.split_seed, self.train_on), self.on_leak)
-        found = limit_records(assigned, self.limit, self.split_seed)
+        trained = training_generators(records, self.train_generators, self.max_generators, self.generator_seed)
+        assigned = hold_out_generators(assign_splits(records, fractions, self.split_seed, self.train_on), trained)
+        found = limit_records(check_leaks(assigned, self.on_leak), self.limit, self.split_seed)
         check_classes(found, SPLITS)
         return found
 
@@ -209,8 +201,13 @@ class FeatureDataModule(pl.LightningDataModule):
             DataError: There are some, and `on_leak` is `error`.
         """
         self._records = check_near_duplicates(self.records(), Path(self.cache_dir), self.on_leak)
-        self._described = None
+        self._described, self._views, self._training = None, {}, None
         check_classes(self._records, ("test",) if self.evaluate_only else SPLITS)
+
+    def restrict(self, keys: Container[str]) -> None:
+        """From now on have only the records of these keys."""
+        self._records = [record for record in self.records() if record.key in keys]
+        self._described, self._views, self._training = None, {}, None
 
     def usable(self, split: str) -> list[Record]:
         """Records of a split that have features."""
@@ -220,13 +217,30 @@ class FeatureDataModule(pl.LightningDataModule):
             if record.split == split and (record.key, caption_hash(record, self.extractor)) in self.reader
         ]
 
+    def at(self, view: str) -> "FeatureDataModule":
+        """This data with another perturbation; its training images only, which views are made of."""
+        if view == self.perturbation:
+            return self
+        if view not in self._views:
+            other = copy.copy(self)
+            other.perturbation, other.views = view, None
+            other._records = [record for record in self.records() if record.split == "train"]
+            other._cache = other._reader = other._described = other._training = None
+            self._views[view] = other
+        return self._views[view]
+
+    @property
+    def training_views(self) -> list[str]:
+        """The perturbations that training images come under, each once."""
+        return list(dict.fromkeys(self.views or [self.perturbation]))
+
     def missing(self) -> list[Record]:
         """Records that have no features yet and did not fail before."""
         return self.cache.missing(self.records())
 
     def extraction_loader(self, missing: list[Record], ranks: int = 1) -> DataLoader[Any]:
         """Loader of the images that have no features yet, for so many ranks."""
-        self._reader = self._described = None
+        self._reader = self._described = self._training = None
         return extraction_loader(missing, self.cache, self.extract_batch_size, self.extract_workers, ranks)
 
     def shard_writing(self) -> ShardWriting:
@@ -244,56 +258,49 @@ class FeatureDataModule(pl.LightningDataModule):
         """Cached features of one image as arrays, for reports."""
         return self.reader.read(record.key, caption_hash(record, self.extractor))
 
+    def learn(self, target: str) -> list[str] | None:
+        """Say from now on in batches what a detector of such a target learns.
+
+        Args:
+            target: `binary`, `family` or `generator`.
+
+        Returns:
+            The classes of the training images, `real` first; None for a binary target.
+
+        Raises:
+            DataError: A generator has no family, and `unknown_families` is `error`.
+        """
+        trained = [record for record in self.records() if record.split == "train"]
+        self.target, self._training = target, None
+        self.classes = None if target == "binary" else classes_of(trained, target, self.family_map, self.unknown_families == "unknown")
+        return self.classes
+
+    def samples(self) -> Samples:
+        """All training samples at once, for detectors that are fitted so.
+
+        Raises:
+            DataError: A feature that is read is no vector of one length, or they do not fit into `memory_limit`.
+        """
+        dataset = self._training_dataset()
+        batch = dataset.everything()
+        for name, found in batch["features"].items():
+            if not isinstance(found, torch.Tensor) or found[0].ndim > 1 or not found.is_floating_point():
+                shape = list(found.shape[1:]) if isinstance(found, torch.Tensor) else "several sizes"
+                msg = f"feature {name!r} has shape {shape} an image; this detector reads vectors: choose another model.feature or extractor"
+                raise DataError(msg)
+        groups = [record.group for record in dataset.records]
+        return Samples(batch["features"], batch["label"], batch["target"], groups)
+
     def describe(self) -> dict[str, Any]:
         """What a checkpoint needs to make the same features of a new image, in plain types; made once, for every checkpoint asks."""
         if self._described is None:
-            self._described = self._describe()
+            self._described = description(self)
         return self._described
-
-    def _describe(self) -> dict[str, Any]:
-        return {
-            "extractor": self.extractor.settings(),
-            "extractor_fingerprint": self.cache.extractor_fingerprint,
-            "perturbation": self.perturbation,
-            "families": self.family_map.to_dict(),
-            "caption_sources": sorted({str(record.caption_source) for record in self.records() if record.caption}),
-            "calibrated_on": self.calibrated_on(),
-            "trained_on": torch.tensor(sorted(seed_of(record) for record in self.records() if record.split != "test")),
-            "versions": library_versions(),
-        }
-
-    def calibrated_on(self) -> dict[str, list[float]]:
-        """Lower and upper bound of each figure of the images that are trained and validated on (0.5% and 99.5% quantiles), by name.
-
-        The figures are those of the cache: the extractor's diagnostics, such as `round_trip_psnr` in dB, and `short_side` in pixels.
-        """
-        samples = [(record.key, caption_hash(record, self.extractor)) for split in ("train", "val") for record in self.usable(split)]
-        figures = self.reader.diagnostics(samples)
-        return {name: np.quantile(values, (0.005, 0.995)).tolist() for name, values in figures.items()}
 
     def trained_on(self, described: dict[str, Any]) -> int:
         """How many of these images the detector of a checkpoint was trained or validated on, by `describe` of that run."""
         known = set(described["trained_on"].tolist())
         return sum(seed_of(record) in known for record in self.records())
-
-    def warnings(self) -> list[str]:
-        """What a reader of the results should know of the data."""
-        found = []
-        if failures := [*self.source.failures, *self.reader.failures]:
-            first = f"first {failures[0].where}: {failures[0].reason}"
-            found.append(f"{len(failures)} images could not be read and are left out ({first}).")
-        if self.extractor.uses_record_captions and not any(record.caption for record in self.records()):
-            found.append("No image has a caption: the empty prompt was used for all.")
-        return found + self.cache.poor_features()
-
-    def summary(self) -> str:
-        """Table of images by data set, generator and split."""
-        counts = Counter((record.dataset, record.generator, record.split or "") for record in self.records())
-        kinds = sorted({(dataset, generator) for dataset, generator, _ in counts})
-        rows: list[tuple[str, ...]] = [("data set / generator", *SPLITS)]
-        rows += [(f"{dataset}/{generator}", *(str(counts[dataset, generator, split]) for split in SPLITS)) for dataset, generator in kinds]
-        width = max(len(row[0]) for row in rows)
-        return "\n".join(f"{row[0]:<{width}}" + "".join(f"{cell:>8}" for cell in row[1:]) for row in rows)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled training batches, as many on every rank; the order depends on the seed and the epoch only."""
@@ -313,6 +320,21 @@ class FeatureDataModule(pl.LightningDataModule):
         Raises:
             DataError: No image of the split has features, or not those that the detector reads.
         """
+        if shuffled:
+            return self._shuffled(self._training_dataset())
+        records = self._readable(split)
+        # Every rank needs a batch: a split smaller than the ranks repeats images, which metrics and tables count once.
+        ranks = self.trainer.world_size if self.trainer else 1
+        repeated = (records * -(-ranks // len(records)))[: max(len(records), ranks)]
+        dataset = self._dataset([View(repeated, self.reader)])
+        return DataLoader(dataset, batch_size=self.batch_size, **self._loading)
+
+    def _readable(self, split: str) -> list[Record]:
+        """Records of a split that have the features that are read; not none.
+
+        Raises:
+            DataError: There are none.
+        """
         records = self.usable(split)
         if not records:
             msg = f"no image of the {split} split has features in {self.cache.folder}" + (
@@ -320,19 +342,40 @@ class FeatureDataModule(pl.LightningDataModule):
             )
             raise DataError(msg)
         check_wanted(self.features, list(self.load_features(records[0])), self.extractor)
-        # Every rank needs a batch: a split smaller than the ranks repeats images, which metrics and tables count once.
-        ranks = self.trainer.world_size if self.trainer else 1
-        repeated = (records * -(-ranks // len(records)))[: max(len(records), ranks)]
-        dataset = FeatureDataset(repeated, self.reader, self.extractor, self.family_map, self.features)
-        options: dict[str, Any] = {
-            "batch_size": self.batch_size,
+        return records
+
+    def _dataset(self, views: list[View]) -> FeatureDataset:
+        naming = Naming(self.family_map, self.target, self.classes)
+        return FeatureDataset(views, self.extractor, naming, self.features, self.memory_limit if not self.num_workers else 0)
+
+    def _training_dataset(self) -> FeatureDataset:
+        """The training images under all views, made once: what is in memory stays there."""
+        if self._training is None:
+            views = []
+            for name in self.training_views:
+                view = self.at(name)
+                records = [record for record in view._readable("train") for _ in range(repeats(record, self.repeat or {}))]
+                views.append(View(records, view.reader))
+            self._training = self._dataset(views)
+        return self._training
+
+    @property
+    def _loading(self) -> dict[str, Any]:
+        """Arguments of all loaders."""
+        return {
             "num_workers": self.num_workers,
-            "collate_fn": dataset.collate,
+            "collate_fn": whole_batch,
             "pin_memory": torch.cuda.is_available(),
             "persistent_workers": self.num_workers > 0,
         }
-        overfits = getattr(self.trainer, "overfit_batches", 0)  # Lightning makes such a loader anew, in order
-        if not shuffled or overfits:
-            return DataLoader(dataset, **options)
-        sampler = ResumableSampler(dataset, ranks, self.trainer.global_rank if self.trainer else 0, run_seed())
-        return TrainingLoader(dataset, sampler, **options)
+
+    def _shuffled(self, dataset: FeatureDataset) -> DataLoader[Any]:
+        """Training batches in an order of the seed and the epoch."""
+        if getattr(self.trainer, "overfit_batches", 0):  # Lightning makes such a loader anew, in order
+            return DataLoader(dataset, batch_size=self.batch_size, **self._loading)
+        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        if self.keep_pairs:
+            pairs = PairSampler(dataset, dataset.pairs.tolist(), self.batch_size, ranks, rank, run_seed())
+            return TrainingLoader(dataset, pairs, batch_size=None, **self._loading)
+        # A rank with no sample would wait for ever: fewer samples than ranks are repeated by the sampler.
+        return TrainingLoader(dataset, ResumableSampler(dataset, ranks, rank, run_seed()), batch_size=self.batch_size, **self._loading)

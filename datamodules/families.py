@@ -1,6 +1,7 @@
-"""Generator to family to integer, and back."""
+"""Generator to family to integer, and back; the classes that a training set has."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -15,6 +16,8 @@ from datamodules.records import REAL, Record
 
 BUILT_IN = Path(__file__).with_name("families.yaml")
 UNKNOWN, UNKNOWN_INDEX = "unknown", -1
+REAL_CLASS = "real"
+TARGETS = ("family", "generator")
 
 
 class FamilyMap:
@@ -117,8 +120,74 @@ class FamilyMap:
             raise DataError(message)
 
 
+def classes_of(records: Iterable[Record], target: str, families: FamilyMap, unknown: bool = False) -> list[str]:
+    """Names of the classes that a training set has.
+
+    Generators whose names differ only in what the map passes over (case, spaces, dots, underscores, dashes) are one class, under the
+    spelling that most of the images have (of two equally common ones the later in the alphabet).
+
+    Args:
+        records: The training records, real images among them or not.
+        target: `family` or `generator`.
+        families: The map; it says the order of the families.
+        unknown: Make generated images without a known family (for `generator`: without the name of one) a class of their own.
+
+    Returns:
+        `real`; then the families in the map's order, or the generators sorted; then `unknown` where there are such images.
+
+    Raises:
+        DataError: An image has no known family or no generator, and `unknown` is not set; a generated image is said to be of the family
+            or the generator `real`.
+        ValueError: There is no such target.
+    """
+    if target not in TARGETS:
+        message = f"target is {target!r}; classes are those of {' or '.join(TARGETS)}"
+        raise ValueError(message)
+    fakes = [record for record in records if record.label != REAL]
+    named = Counter(_class_name(record, target, families) for record in fakes)
+    if REAL_CLASS in {_plain(name) for name in named}:
+        message = f"Generated images have the {target} 'real', which is that of real images: correct the label or the {target} of them."
+        raise DataError(message)
+    strange = named.pop(UNKNOWN, 0)
+    if strange and not unknown and target == "family":
+        families.check_known(fakes)
+    if strange and not unknown:
+        message = f"{strange} generated images have no generator's name: give it in the manifest's column generator, or as their folder."
+        raise DataError(message)
+    if target == "family":
+        found = [name for name in families.names if name in named]
+    else:
+        spelled = {_plain(name): name for name in sorted(named, key=lambda name: (named[name], name))}
+        found = sorted(spelled.values())
+    return [REAL_CLASS, *found, *([UNKNOWN] if strange else [])]
+
+
+def class_numbers(records: Sequence[Record], classes: Sequence[str], target: str, families: FamilyMap) -> list[int]:
+    """Number of the class of each record, from 0; -1 where it is of none of them.
+
+    Args:
+        records: Of any split.
+        classes: What `classes_of` said of the training records.
+        target: `family` or `generator`.
+        families: The map.
+    """
+    key = _plain if target == "generator" else str
+    numbers = {key(name): number for number, name in enumerate(classes)}
+    real = numbers.pop(REAL_CLASS, UNKNOWN_INDEX)
+    fakes = (numbers.get(key(_class_name(record, target, families)), UNKNOWN_INDEX) for record in records)
+    return [real if record.label == REAL else fake for record, fake in zip(records, fakes, strict=True)]
+
+
+def _class_name(record: Record, target: str, families: FamilyMap) -> str:
+    """Family or generator of a generated image, `unknown` where the map has no number for it or nobody named it."""
+    if target == "generator":
+        return UNKNOWN if _plain(record.generator) in ("", UNKNOWN) else record.generator
+    family = families.of(record)
+    return family if families.index(family) != UNKNOWN_INDEX else UNKNOWN
+
+
 def _plain(generator: str) -> str:
-    return re.sub(r"[\s._-]+", "-", generator.strip().lower()).strip("-")
+    return re.sub(r"[\s._·-]+", "-", generator.strip().lower()).strip("-")
 
 
 def _read(path: Path) -> dict[str, list[str]]:

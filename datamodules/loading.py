@@ -1,9 +1,10 @@
 """Training batches whose order can be gone on with in the middle of an epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from datamodules.errors import DataError
@@ -32,6 +33,54 @@ class ResumableSampler(DistributedSampler[int]):
         return islice(super().__iter__(), skip, None)
 
 
+class PairSampler(ResumableSampler):
+    """Shuffled batches in which images made from one photograph come together, as lists of indices.
+
+    The images are dealt out pair after pair, in an order of the seed and the epoch, to as many batches as `batch_size` asks for: a batch
+    holds as many images or a few more or less, and every rank gets the same number of batches.
+
+    Args:
+        dataset: What is sampled.
+        pairs: Number of each sample's pair, -1 for a sample that stands alone.
+        batch_size: Images a batch.
+        ranks: Number of processes.
+        rank: This process's number.
+        seed: Another seed, another order.
+
+    Raises:
+        DataError: A pair is larger than a batch, or there are too few images for the processes.
+    """
+
+    def __init__(self, dataset: Dataset[Any], pairs: Sequence[int], batch_size: int, ranks: int = 1, rank: int = 0, seed: int = 0) -> None:
+        super().__init__(dataset, ranks, rank, seed)
+        members: dict[int, list[int]] = {}
+        for index, pair in enumerate(pairs):
+            members.setdefault(pair if pair >= 0 else -1 - index, []).append(index)
+        self.together = list(members.values())
+        largest = max(map(len, self.together))
+        self.batches = max(1, len(pairs) // (batch_size * ranks)) * ranks
+        if largest * self.batches > len(pairs):
+            msg = (
+                f"{largest} images belong to one pair, and a batch holds {len(pairs) / self.batches:.0f} of these {len(pairs)} on {ranks} "
+                "processes: set a larger data.batch_size, or use fewer processes"
+            )
+            raise DataError(msg)
+
+    def __len__(self) -> int:
+        return self.batches // self.num_replicas
+
+    def __iter__(self) -> Iterator[Any]:
+        """This rank's batches, the first time without the first `skip` of them."""
+        skip, self.skip = self.skip, 0
+        order = torch.randperm(len(self.together), generator=torch.Generator().manual_seed(self.seed + self.epoch)).tolist()
+        batches: list[list[int]] = [[] for _ in range(self.batches)]
+        total, dealt = sum(map(len, self.together)), 0
+        for place in order:
+            batches[dealt * self.batches // total] += self.together[place]
+            dealt += len(self.together[place])
+        yield from batches[self.rank + skip * self.num_replicas :: self.num_replicas]
+
+
 class TrainingLoader(DataLoader[Any]):
     """A loader that can be stopped in mid-epoch and goes on with the very next batch.
 
@@ -40,7 +89,7 @@ class TrainingLoader(DataLoader[Any]):
     Args:
         dataset: What is loaded.
         sampler: Its order.
-        **options: Of `DataLoader`; `batch_size` must be given.
+        **options: Of `DataLoader`; `batch_size` must be given, None where the sampler gives whole batches.
     """
 
     sampler: ResumableSampler

@@ -23,6 +23,7 @@ from datamodules.paths import ImageList, NamedImage
 from datamodules.perturbations import perturbation as find_perturbation
 from datamodules.records import REAL, Record
 from datamodules.sources.base import MEMO
+from modules.detectors.answers import answers
 from modules.detectors.base import Detector
 from modules.detectors.checkpoint import build_extractor, load_detector
 from modules.errors import CheckpointError
@@ -47,6 +48,7 @@ class Scored:
         diagnostics: The extractor's figures of the image as it is.
         reason: Why it could not be scored.
         probability: That it is generated, by the detector's calibration, of the image as it is; None where there is no calibration.
+        answers: Of a detector of families, its columns of the image as it is (see `modules.detectors.answers`).
     """
 
     path: str
@@ -55,6 +57,7 @@ class Scored:
     diagnostics: dict[str, float] = field(default_factory=dict)
     reason: str = ""
     probability: float | None = None
+    answers: dict[str, Any] = field(default_factory=dict)
 
 
 class Views(Dataset[list[Any]]):
@@ -241,12 +244,16 @@ class Scorer:
         results = [Scored(failure.where, failure.key, reason=failure.reason) for failure in extracted.batch.failures]
         if extracted.features:
             features = move_data_to_device({name: extracted.features[name] for name in self.detector.features}, self.device)
-            scores: Tensor = self.detector.score(self.detector(features)).cpu().double()
+            outputs = self.detector(features)
+            scores: Tensor = self.detector.score(outputs).cpu().double()
+            told = {name: values.cpu() for name, values in self.detector.told(outputs, features).items()}
+            said = answers(self.detector, told, self.described.get("generator_families") or {})
             probabilities = self.detector.probability(scores)
             for i, record in enumerate(extracted.batch.records):
                 figures = {name: float(values[i]) for name, values in extracted.diagnostics.items()}
                 probability = None if probabilities is None else float(probabilities[i])
-                results.append(Scored(record.path or "", record.key, [float(scores[i])], figures, probability=probability))
+                own = said[i] if said else {}
+                results.append(Scored(record.path or "", record.key, [float(scores[i])], figures, probability=probability, answers=own))
         return results
 
 

@@ -102,8 +102,8 @@ def _allowed(records: Sequence[Record], train_on: Sequence[str] | None) -> list[
     return [(record.dataset, f"{record.dataset}/{record.generator}") in usable for record in records]
 
 
-def _tokens(record: Record) -> Iterator[tuple[str, str]]:
-    """What a split must not separate."""
+def tokens(record: Record) -> Iterator[tuple[str, str]]:
+    """What a split must not separate: content, group and pair of an image."""
     if record.content_hash:
         yield "content", record.content_hash
     if record.group and record.group != record.content_hash:
@@ -124,7 +124,7 @@ def _components(records: Sequence[Record]) -> list[list[int]]:
 
     first: dict[tuple[str, str], int] = {}
     for i, record in enumerate(records):
-        for token in _tokens(record):
+        for token in tokens(record):
             parent[find(i)] = find(first.setdefault(token, i))
     members: defaultdict[int, list[int]] = defaultdict(list)
     for i in range(len(records)):
@@ -132,7 +132,8 @@ def _components(records: Sequence[Record]) -> list[list[int]]:
     return list(members.values())
 
 
-def _hash(seed: int, name: str) -> int:
+def hashed(seed: int, name: str) -> int:
+    """A number below 2⁶⁴ that chooses by a name: the same in any order and on any machine."""
     return int.from_bytes(hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogateescape")).digest()[:8], "big")
 
 
@@ -143,7 +144,7 @@ def _cut(
     named = []
     for component in components:
         name = min(records[i].group or records[i].content_hash for i in component)
-        named.append((_hash(seed, name), name, component))
+        named.append((hashed(seed, name), name, component))
     named.sort()
     if len(named) < len(SPLITS):  # too few to share out: each takes its chance, or many small strata would all go to train
         for value, _, component in named:
@@ -190,7 +191,7 @@ def check_leaks(records: Sequence[Record], on_leak: str = "error") -> list[Recor
     places: defaultdict[tuple[str, str], dict[str, Record]] = defaultdict(dict)
     for record in records:
         if record.split is not None:
-            for token in _tokens(record):
+            for token in tokens(record):
                 places[token].setdefault(record.split, record)
     leaks = {token: found for token, found in places.items() if len(found) > 1}
     if not leaks:
@@ -209,7 +210,7 @@ def check_leaks(records: Sequence[Record], on_leak: str = "error") -> list[Recor
 
 def _leaks_upwards(record: Record, leaks: Mapping[tuple[str, str], Mapping[str, Record]]) -> bool:
     own = _RANK[record.split or "train"]
-    return any(_RANK[split] > own for token in _tokens(record) for split in leaks.get(token, ()))
+    return any(_RANK[split] > own for token in tokens(record) for split in leaks.get(token, ()))
 
 
 def _examples(leaks: Mapping[tuple[str, str], Mapping[str, Record]]) -> str:
@@ -271,7 +272,7 @@ def limit_records(records: Sequence[Record], limit: int | None, seed: int = 0) -
         raise DataError(message)
     buckets: defaultdict[tuple[str | None, str, str], list[tuple[int, str, int]]] = defaultdict(list)
     for i, record in enumerate(records):
-        order = _hash(seed, record.pair or record.content_hash)
+        order = hashed(seed, record.pair or record.content_hash)
         buckets[record.split, record.dataset, record.generator].append((order, record.key, i))
     chosen = {i for bucket in buckets.values() for _, _, i in sorted(bucket)[:limit]}
     return [record for i, record in enumerate(records) if i in chosen]

@@ -19,6 +19,7 @@ _FEW = 3  # names in a sentence
 
 Settings = Mapping[str, Mapping[str, Any]]
 
+BY_CLASS = ("multiclass_accuracy", "binary_accuracy")  # of a head of classes, by its answers and not by its threshold
 WEIGHTS = "detector.weights"  # a requirement that names the weights of a release names what they were trained on
 
 
@@ -61,7 +62,8 @@ def compare(targets: Targets, documents: Documents, settings: Mapping[str, Setti
     Args:
         targets: The published numbers.
         documents: Parts of `metrics.json` by detector.
-        settings: For each detector its own constructor arguments (`detector`) and those of its extractor (`extractor`), in plain types.
+        settings: For each detector its own constructor arguments (`detector`; with their `class_path` where that is required), those of
+            its extractor (`extractor`) and what it was trained on (`training`: see `training_of`), in plain types.
     """
     return [_compared(row, targets, documents, settings.get(row.detector, {})) for row in targets.rows]
 
@@ -73,24 +75,81 @@ def _compared(row: Target, targets: Targets, documents: Documents, settings: Set
     by_generator = document["by_generator_and_perturbation"].get(row.perturbation)
     if by_generator is None:
         return _nothing(row, _other_perturbation(row.perturbation, list(document["by_perturbation"])))
-    found = [name for name, each in by_generator.items() if (each["dataset"], each["generator"]) == (row.dataset, row.generator)]
-    reasons = []
-    if found:
-        where = found[0]
-        # Of the clean images, there are more metrics of each generator.
-        record = document["by_generator"][where] if row.perturbation == CLEAN else by_generator[where]
-    else:
-        record, where = document["by_perturbation"][row.perturbation], _listed(by_generator)
-        reasons.append(f"other data: {where}; published: {row.dataset}/{row.generator}")
-    cell = cell_of(record, _place(row.metric))
+    where, record, reasons = _measured(row, document)
+    cell = _cell(row, document, record, reasons)
     if cell is None:
         reasons.append(f"{row.metric} is not measured")
     elif cell["value"] is None:
         reasons.append(str(cell.get("reason") or "there is no value"))
-    if row.train is not None and WEIGHTS not in targets.settings.get(row.detector, {}):
-        reasons.append(f"published after training on {row.train}; what this detector was trained on is not recorded by that name")
-    reasons += [*_other_settings(row.detector, targets, settings), *_other_size(targets, record)]
+    counts = {"real": record["n_real"], "fake": record["n_fake"], "images": record["n_real"] + record["n_fake"]}
+    known = {**settings, "threshold": document.get("threshold", {}), "test": counts}
+    reasons += [*_other_training(row, targets, settings), *_other_settings(row.detector, targets, known), *_other_size(targets, record)]
     return Compared(row, cell, where, record["n_real"], record["n_fake"], tuple(reasons))
+
+
+def _measured(row: Target, document: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], list[str]]:
+    """What was measured, the record of it, and why it is not what was published."""
+    whole = document["by_perturbation"][row.perturbation]
+    by_generator = document["by_generator_and_perturbation"][row.perturbation]
+    if row.generator is None:
+        record = document.get("by_dataset_and_perturbation", {}).get(row.perturbation, {}).get(row.dataset)
+        if record is not None:  # where it is all that there is, there are more metrics of it
+            return row.dataset, whole if _as_many(whole, record) else record, []
+    elif found := [name for name, each in by_generator.items() if (each["dataset"], each["generator"]) == (row.dataset, row.generator)]:
+        # Of the clean images, there are more metrics of each generator.
+        return found[0], document["by_generator"][found[0]] if row.perturbation == CLEAN else by_generator[found[0]], []
+    where = _listed(by_generator)
+    return where, whole, [f"other data: {where}; published: {row.images}"]
+
+
+def _as_many(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return (one["n_real"], one["n_fake"]) == (other["n_real"], other["n_fake"])
+
+
+def _cell(row: Target, document: Mapping[str, Any], record: Mapping[str, Any], reasons: list[str]) -> Mapping[str, Any] | None:
+    """The measured cell; of several classes, which are counted over all clean images, with the reasons why it is not of the record's."""
+    if row.metric not in BY_CLASS:
+        return cell_of(record, _place(row.metric))
+    families = document.get("families")
+    cell = cell_of(families, (row.metric,))
+    if families is not None and cell is not None:
+        if row.perturbation != CLEAN or not _as_many(document["overall"], record):
+            reasons.append(f"{row.metric} is of all unperturbed images")
+        if families["n_known"] != families["n"]:
+            reasons.append(f"{row.metric} leaves out {families['n'] - families['n_known']} images of classes that were not trained on")
+    return cell
+
+
+def training_of(
+    generators: Sequence[str], views: Sequence[str], images: int | None = None, datasets: Sequence[str] | None = None
+) -> dict[str, Scalar]:
+    """What a detector was trained on, as `compare` reads it, by `training.name` and so on.
+
+    Args:
+        generators: `dataset/generator` of its training fakes.
+        views: The perturbations that its training images came under.
+        images: How many images, real and fake; None where that is not known.
+        datasets: Of its training images, real and fake; those of the fakes where they are not given.
+
+    Returns:
+        `name` (`dataset`, or `dataset/perturbation` as published tables write it), `dataset`, `perturbation`, the number of `generators`,
+        and `images`.
+    """
+    dataset = "+".join(sorted({name.rpartition("/")[0] for name in generators} if datasets is None else set(datasets)))
+    perturbation = "+".join(dict.fromkeys(views))
+    name = dataset if perturbation == CLEAN else f"{dataset}/{perturbation}"
+    made: dict[str, Scalar] = {"name": name, "dataset": dataset, "perturbation": perturbation, "generators": len(set(generators))}
+    return made if images is None else made | {"images": images}
+
+
+def _other_training(row: Target, targets: Targets, settings: Settings) -> list[str]:
+    """A sentence where the detector was trained on something else, or nobody knows on what."""
+    if row.train is None or WEIGHTS in targets.settings.get(row.detector, {}):
+        return []
+    name = settings.get("training", {}).get("name")
+    if name is None:
+        return [f"published after training on {row.train}; what this detector was trained on is not recorded by that name"]
+    return [] if name == row.train else [f"trained on {name or 'no fakes'}, published: {row.train}"]
 
 
 def _nothing(row: Target, why: str) -> Compared:
@@ -193,12 +252,12 @@ def text(targets: Targets, rows: Sequence[Compared]) -> str:
     """The comparison for a terminal: one line a number that has a measured one beside it, then why others have none."""
     shown = [row for row in rows if row.measured is not None]
     numbers, notes = numbered(shown)
-    several = len({(row.target.dataset, row.target.generator) for row in rows}) > 1
+    several = len({row.target.images for row in rows}) > 1
     heads = ["detector", *(["images"] if several else []), "perturbation", "metric", "published", "measured", "95% interval", "difference"]
     lines = []
     for row, number in zip(shown, numbers, strict=True):
         target, cell = row.target, row.measured or {}
-        images = [short(f"{target.dataset}/{target.generator}")] if several else []
+        images = [short(target.images)] if several else []
         value = "-" if cell["value"] is None else f"{cell['value']:.4f}"
         interval = "-" if cell["low"] is None else f"{cell['low']:.3f} to {cell['high']:.3f}"
         difference = f"{NOT_COMPARABLE} ({number})" if row.difference is None else f"{row.difference:+.4f}"

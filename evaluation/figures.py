@@ -48,7 +48,7 @@ def roc_figure(tables: Mapping[str, pd.DataFrame], log: bool = False, theme: The
         log: Logarithmic axis of the false positive rate, down to one real image.
         theme: Colours.
     """
-    figure, axes = _canvas(theme, 5.2, 5.2 + 0.22 * len(tables))
+    figure, axes = canvas(theme, 5.2, 5.2 + 0.22 * len(tables))
     curves = {name: points for name, table in tables.items() if (points := _curve(table)) is not None}
     floor = min((10 ** np.floor(-np.log10(float(c.reals))) for c in curves.values()), default=0.01)
     chance = np.geomspace(min(floor, 0.1), 1, 200)
@@ -60,14 +60,14 @@ def roc_figure(tables: Mapping[str, pd.DataFrame], log: bool = False, theme: The
         steps = {"drawstyle": "steps-post"} if log else {}
         # A rate of zero has no place on a logarithmic axis: it is drawn at half a real image.
         handles += axes.plot(np.maximum(x, 0.5 / float(points.reals)) if log else x, y, color=color, linestyle=line, linewidth=1.6, **steps)
-        labels.append(f"{float(points.auroc()):.3f}  {_legible(name)}")
+        labels.append(f"{float(points.auroc()):.3f}  {legible(name)}")
     axes.set(ylim=(0, 1.02), ylabel="true positive rate: fakes called fake", xlabel="false positive rate: reals called fake")
     if log:
         axes.set(xscale="log", xlim=(min(floor, 0.1), 1))
     else:
         axes.set(xlim=(0, 1))
     if handles:
-        _legend(figure, theme, handles, labels, title="AUROC", columns=1)
+        legend(figure, theme, handles, labels, title="AUROC", columns=1)
     return figure
 
 
@@ -87,13 +87,13 @@ def histogram_figure(
     """
     columns = min(3, max(1, len(tables)))
     rows = max(1, -(-len(tables) // columns))
-    figure, grid = _canvas(theme, 4.4 if columns == 1 else 3.6 * columns, 0.6 + 2.7 * rows, rows, columns)
+    figure, grid = canvas(theme, 4.4 if columns == 1 else 3.6 * columns, 0.6 + 2.7 * rows, rows, columns)
     edges = bin_edges(tables) if edges is None else edges
     panels = list(np.atleast_1d(grid).flat)
     for place, (axes, (name, table)) in enumerate(zip(panels, tables.items(), strict=False)):
         _histogram(axes, table, edges, threshold, theme)
         if len(tables) > 1:
-            axes.set_title(_legible(name), color=theme.text, fontsize=9)
+            axes.set_title(legible(name), color=theme.text, fontsize=9)
         if place % columns:
             axes.set_ylabel("")
         if place + columns < len(tables):  # the panel below has the same axis
@@ -103,7 +103,7 @@ def histogram_figure(
         axes.set_axis_off()
     handles, labels = panels[0].get_legend_handles_labels()
     if handles:
-        _legend(figure, theme, handles, labels, columns=3)
+        legend(figure, theme, handles, labels, columns=3)
     return figure
 
 
@@ -147,7 +147,7 @@ def save_figures(folder: Path, tables: Mapping[str, pd.DataFrame], threshold: fl
         The files.
     """
     figures = {"roc": roc_figure(tables), "roc_log": roc_figure(tables, log=True), "scores": histogram_figure(tables, threshold)}
-    return _saved(folder, figures)
+    return saved(folder, figures)
 
 
 def save_figures_by_perturbation(folder: Path, tables: Mapping[str, pd.DataFrame], threshold: float | None = None) -> list[Path]:
@@ -161,7 +161,7 @@ def save_figures_by_perturbation(folder: Path, tables: Mapping[str, pd.DataFrame
     Returns:
         The files.
     """
-    return _saved(folder, {"roc_by_perturbation": roc_figure(tables), "scores_by_perturbation": histogram_figure(tables, threshold)})
+    return saved(folder, {"roc_by_perturbation": roc_figure(tables), "scores_by_perturbation": histogram_figure(tables, threshold)})
 
 
 def save_figure_of_detectors(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[Path]:
@@ -174,10 +174,11 @@ def save_figure_of_detectors(folder: Path, tables: Mapping[str, pd.DataFrame]) -
     Returns:
         The files.
     """
-    return _saved(folder, {"roc_of_detectors": roc_figure(tables)})
+    return saved(folder, {"roc_of_detectors": roc_figure(tables)})
 
 
-def _saved(folder: Path, figures: "Mapping[str, Figure]") -> list[Path]:
+def saved(folder: Path, figures: "Mapping[str, Figure]") -> list[Path]:
+    """Save figures by name as PNG and SVG; gives the files."""
     written = []
     for name, figure in figures.items():
         contents = {"png": _rendered(figure, format="png", dpi=160), "svg": svg(figure)}
@@ -223,7 +224,7 @@ def _histogram(axes: "Axes", table: pd.DataFrame, edges: NDArray[np.float64], th
     axes.set(xlim=(edges[0] - margin, edges[-1] + margin), xlabel="score (larger: more likely fake)", ylabel="share of its class")
 
 
-def _canvas(theme: Theme, width: float, height: float, rows: int = 1, columns: int = 1) -> tuple["Figure", Any]:
+def canvas(theme: Theme, width: float, height: float, rows: int = 1, columns: int = 1) -> tuple["Figure", Any]:
     """A figure outside pyplot's global state, drawn by Agg, with axes in the theme's colours."""
     # Here and not above: matplotlib takes half a second to import, and most commands draw nothing.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -245,14 +246,14 @@ def _canvas(theme: Theme, width: float, height: float, rows: int = 1, columns: i
     return figure, grid
 
 
-def _legend(figure: "Figure", theme: Theme, handles: list[Any], labels: list[str], columns: int, title: str | None = None) -> None:
+def legend(figure: "Figure", theme: Theme, handles: list[Any], labels: list[str], columns: int, title: str | None = None) -> None:
     """A legend below the axes."""
     options: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": 9, "alignment": "left"}
-    legend = figure.legend(handles, labels, labelcolor=theme.text, title=title, title_fontsize=9, **options)
-    legend.get_title().set_color(theme.text)
+    made = figure.legend(handles, labels, labelcolor=theme.text, title=title, title_fontsize=9, **options)
+    made.get_title().set_color(theme.text)
 
 
-def _legible(name: str) -> str:
+def legible(name: str) -> str:
     """A name as plain, short text: matplotlib reads dollars as formulas and leaves out labels that begin with `_`."""
     short = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
     printable = "".join(letter if letter.isprintable() else "?" for letter in short)

@@ -30,6 +30,13 @@ SCHEMA = pa.schema(
     ]
 )
 COLUMNS = tuple(SCHEMA.names)
+OPTIONAL = pa.schema(  # of detectors of classes; a table has such a column only where a row has a value
+    [
+        pa.field("family_probability", pa.float64()),  # of the predicted family, in [0, 1]
+        pa.field("predicted_generator", pa.string()),  # only of a head of generators
+        pa.field("novelty", pa.float64()),  # larger means less like anything that the detector was trained on
+    ]
+)
 ROW = ["key", "dataset", "detector", "perturbation"]
 _DEFAULTS = {"family": "unknown", "group": "", "perturbation": "none"}
 
@@ -42,20 +49,23 @@ def make_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """A predictions table from rows of plain values.
 
     Args:
-        rows: Mappings with the names of `COLUMNS`. What a row leaves out is null, or `none` for `perturbation`,
-            `unknown` for `family`, empty for `group`.
+        rows: Mappings with the names of `COLUMNS`, and of `OPTIONAL` where there are such values. What a row leaves out
+            is null, or `none` for `perturbation`, `unknown` for `family`, empty for `group`.
+
+    Returns:
+        A table with `COLUMNS`, and those of `OPTIONAL` that any row has a value of.
 
     Raises:
         PredictionsError: A value that must not be null is, or a value has the wrong type.
     """
     filled = [_DEFAULTS | {name: value for name, value in row.items() if value is not None} for row in rows]
-    columns = {name: [row.get(name) for row in filled] for name in COLUMNS}
+    fields = [*SCHEMA, *(field for field in OPTIONAL if any(field.name in row for row in filled))]
     try:
-        arrays = [pa.array(values, type=SCHEMA.field(name).type, from_pandas=True) for name, values in columns.items()]
+        arrays = [pa.array([row.get(field.name) for row in filled], type=field.type, from_pandas=True) for field in fields]
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         message = f"a value of the new rows has the wrong type: {error}"
         raise PredictionsError(message) from error
-    return _checked(pa.table(dict(zip(COLUMNS, arrays, strict=True))), "the new rows")
+    return _checked(pa.table(arrays, names=[field.name for field in fields]), "the new rows")
 
 
 def write_predictions(path: Path, frame: pd.DataFrame) -> Path:
@@ -63,14 +73,15 @@ def write_predictions(path: Path, frame: pd.DataFrame) -> Path:
 
     Args:
         path: The file, usually `runs/<name>/predictions.parquet`.
-        frame: A table with at least `COLUMNS`; further columns are kept.
+        frame: A table with at least `COLUMNS`; further columns are kept, those of `OPTIONAL` where any row has a value.
 
     Raises:
         PredictionsError: The table does not keep the contract.
     """
     checked = _checked(pa.Table.from_pandas(frame, preserve_index=False), "the table to be written")
     table = pa.Table.from_pandas(checked, preserve_index=False)
-    table = table.cast(pa.schema([SCHEMA.field(f.name) if f.name in COLUMNS else f for f in table.schema]))
+    known = {field.name: field for field in (*SCHEMA, *OPTIONAL)}
+    table = table.cast(pa.schema([known.get(field.name, field) for field in table.schema]))
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     write_atomically(path, buffer.getvalue())
@@ -94,16 +105,21 @@ def read_predictions(path: Path) -> pd.DataFrame:
 
 
 def _checked(table: pa.Table, where: str) -> pd.DataFrame:
-    """The table with the columns of `SCHEMA` first, in their types, each row once."""
+    """The table with the columns of `SCHEMA` first, then those of `OPTIONAL` that hold a value, in their types, each row once."""
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
         message = f"{where} lacks the columns {', '.join(missing)}; a predictions table has {', '.join(COLUMNS)}"
         raise PredictionsError(message)
-    columns = {field.name: _column(table[field.name], field, where) for field in SCHEMA}
-    columns |= {name: table[name] for name in table.column_names if name not in columns}
+    told = [field for field in OPTIONAL if field.name in table.column_names and table[field.name].null_count < len(table)]
+    columns = {field.name: _column(table[field.name], field, where) for field in (*SCHEMA, *told)}
+    columns |= {name: table[name] for name in table.column_names if name not in columns and name not in OPTIONAL.names}
     frame = pa.table(columns).to_pandas()
     if not frame["label"].isin([0, 1]).all():
         message = f"{where}: column label is 0 (real) or 1 (fake); it holds {sorted(frame['label'].unique())[:10]}"
+        raise PredictionsError(message)
+    likely = frame.get("family_probability", pd.Series(dtype=float)).dropna()
+    if not (inside := likely.between(0, 1)).all():
+        message = f"{where}: column family_probability is in [0, 1]; it holds {sorted(likely[~inside].unique().tolist())[:10]}"
         raise PredictionsError(message)
     return _each_once(frame, where)
 

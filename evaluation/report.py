@@ -3,7 +3,6 @@
 This module makes plain values and pictures from the table and the metrics; `report.html.j2` lays them out.
 """
 
-import base64
 import io
 import warnings as python_warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,10 @@ from PIL import Image
 
 from evaluation import figures
 from evaluation.compared import Compared, flat, numbered, verdict
+from evaluation.embedding_map import EmbeddingMap
+from evaluation.family_report import family_part, map_part
 from evaluation.files import write_atomically
+from evaluation.parts import Chart, Part, data_uri, drawn
 from evaluation.statistics import CLEAN, CROSSED, against_reals, by_perturbation, clean_rows
 from evaluation.tables import cell_of, documents_of
 from evaluation.targets import Targets
@@ -59,6 +61,9 @@ def write_report(
     facts: Mapping[str, object] | None = None,
     warnings: Sequence[str] = (),
     published: tuple[Targets, Sequence[Compared]] | None = None,
+    *,
+    maps: Mapping[str, EmbeddingMap | str] | None = None,
+    parts: Sequence[Part] = (),
 ) -> Path:
     """Write `report.html`.
 
@@ -72,12 +77,17 @@ def write_report(
         facts: What was run, by name: detector, checkpoint, configuration, versions.
         warnings: Further sentences that a reader must see first.
         published: Published numbers, each beside the measured one (see `compared.compare`).
+        maps: Maps of the embeddings by detector, or why there is none.
+        parts: Further parts about the run as a whole; they stand before those of single detectors.
 
     Returns:
         The file.
     """
     documents = documents_of(metrics, str(frame["detector"].iloc[0]))
-    sections = [_section(name, frame[frame["detector"] == name], document, load) for name, document in documents.items()]
+    sections = [
+        _section(name, frame[frame["detector"] == name], document, load) | {"parts": _parts(document, (maps or {}).get(name))}
+        for name, document in documents.items()
+    ]
     folder = jinja2.FileSystemLoader(Path(__file__).parent)
     # Names of generators, files and runs come from others' data: everything is escaped.
     environment = jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -90,6 +100,7 @@ def write_report(
         comparisons={name: _comparison(documents, place) for name, place in zip(_COMPARED, CROSSED.values(), strict=True)},
         detectors=_chart_of_detectors(frame, list(documents)),
         published=None if published is None else _published(*published),
+        parts=parts,
     )
     path = run_dir / "report.html"
     write_atomically(path, html.encode())
@@ -115,6 +126,12 @@ def _section(name: str, frame: pd.DataFrame, document: Mapping[str, Any], load: 
         "mistakes": _mistakes(clean, threshold, load),
         "bootstrap": document["bootstrap"],
     }
+
+
+def _parts(document: Mapping[str, Any], found: EmbeddingMap | str | None) -> list[Part]:
+    """What there is besides of one detector."""
+    classes = [family_part(document["families"])] if "families" in document else []
+    return classes if found is None else [*classes, map_part(found)]
 
 
 def _comparison(documents: Mapping[str, Any], place: tuple[str, ...]) -> dict[str, Any]:
@@ -144,7 +161,7 @@ def _published(targets: Targets, rows: Sequence[Compared]) -> dict[str, Any]:
     for row in rows:
         if row.measured is None:
             left_out[row.why] = left_out.get(row.why, 0) + 1
-    images = list(dict.fromkeys(f"{row.target.dataset}/{row.target.generator}" for row in rows))
+    images = list(dict.fromkeys(row.target.images for row in rows))
     return {
         "targets": targets,
         "images": images[0],
@@ -172,44 +189,37 @@ def _table(records: Mapping[str, Any], columns: Mapping[str, tuple[str, ...]]) -
     return {"heads": list(columns), "rows": rows, "notes": list(notes), "fakes": any(row["n_fake"] for row in rows)}
 
 
-def _charts(tables: Mapping[str, pd.DataFrame], threshold: float | None) -> dict[str, list[dict[str, str]]]:
+def _charts(tables: Mapping[str, pd.DataFrame], threshold: float | None) -> dict[str, list[Chart]]:
     """ROC curves and a histogram for each table, in the colours of a light and of a dark page."""
     names, edges = ", ".join(tables), figures.bin_edges(tables)
     rocs = [
-        _drawn(figures.roc_figure(tables, log, figures.ON_LIGHT), f"ROC curves on a {scale} axis: {names}")
+        drawn(figures.roc_figure(tables, log, figures.ON_LIGHT), f"ROC curves on a {scale} axis: {names}")
         for log, scale in ((False, "linear"), (True, "logarithmic"))
     ]
     histograms = [
-        _drawn(figures.histogram_figure({name: table}, threshold, figures.ON_LIGHT, edges), f"Histogram of scores: {name}") | {"name": name}
+        drawn(figures.histogram_figure({name: table}, threshold, figures.ON_LIGHT, edges), f"Histogram of scores: {name}", name)
         for name, table in tables.items()
     ]
     return {"roc": rocs, "histograms": histograms}
 
 
-def _charts_by_perturbation(tables: Mapping[str, pd.DataFrame], threshold: float | None) -> list[dict[str, str]]:
+def _charts_by_perturbation(tables: Mapping[str, pd.DataFrame], threshold: float | None) -> list[Chart]:
     """ROC curves and histograms of all perturbations; none where there is one only."""
     if len(tables) < 2:
         return []
     names = ", ".join(tables)
     return [
-        _drawn(figures.roc_figure(tables, theme=figures.ON_LIGHT), f"ROC curves by perturbation: {names}"),
-        _drawn(figures.histogram_figure(tables, threshold, figures.ON_LIGHT), f"Histograms of scores by perturbation: {names}"),
+        drawn(figures.roc_figure(tables, theme=figures.ON_LIGHT), f"ROC curves by perturbation: {names}"),
+        drawn(figures.histogram_figure(tables, threshold, figures.ON_LIGHT), f"Histograms of scores by perturbation: {names}"),
     ]
 
 
-def _chart_of_detectors(frame: pd.DataFrame, names: Sequence[str]) -> dict[str, str] | None:
+def _chart_of_detectors(frame: pd.DataFrame, names: Sequence[str]) -> Chart | None:
     """ROC curves of all detectors on the images as they are; None where there is one only."""
     if len(names) < 2:
         return None
     tables = {name: clean_rows(frame[frame["detector"] == name]) for name in names}
-    return _drawn(figures.roc_figure(tables, theme=figures.ON_LIGHT), f"ROC curves of the detectors: {', '.join(names)}")
-
-
-def _drawn(figure: Any, alt: str) -> dict[str, str]:
-    """A figure, drawn on a light page, in the colours of a light and of a dark one."""
-    light = figures.svg(figure)
-    dark = figures.recoloured(light, figures.ON_LIGHT, figures.ON_DARK)
-    return {"alt": alt, "light": _data_uri(light, "image/svg+xml"), "dark": _data_uri(dark, "image/svg+xml")}
+    return drawn(figures.roc_figure(tables, theme=figures.ON_LIGHT), f"ROC curves of the detectors: {', '.join(names)}")
 
 
 def worst_mistakes(frame: pd.DataFrame, threshold: float | None, label: int, count: int = MISTAKES) -> pd.DataFrame:
@@ -300,10 +310,6 @@ def _picture(pixels: NDArray[np.uint8]) -> str:
     buffer = io.BytesIO()
     if max(image.size) <= _LOSSLESS:
         image.save(buffer, "PNG", optimize=True)
-        return _data_uri(buffer.getvalue(), "image/png")
+        return data_uri(buffer.getvalue(), "image/png")
     image.save(buffer, "JPEG", quality=90, subsampling=0)
-    return _data_uri(buffer.getvalue(), "image/jpeg")
-
-
-def _data_uri(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    return data_uri(buffer.getvalue(), "image/jpeg")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings as python_warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,20 @@ from typing import Any
 import pandas as pd
 
 from evaluation.compared import Settings, compare, write_compared
+from evaluation.confusion import write_confusions
+from evaluation.confusion_figures import save_confusions
+from evaluation.embedding_map import EmbeddingMap, Vectors, embedding_map, save_map
+from evaluation.families import Trained, family_document
 from evaluation.figures import save_figure_of_detectors, save_figures, save_figures_by_perturbation
 from evaluation.files import write_atomically
+from evaluation.generalisation import generalisation, write_generalisation
+from evaluation.matrices import write_matrices
+from evaluation.parts import Part
 from evaluation.predictions import read_predictions, write_predictions
 from evaluation.report import Load, write_report
 from evaluation.resampling import RESAMPLES
 from evaluation.statistics import against_reals, by_perturbation, clean_rows, metrics_document
+from evaluation.study_report import study_parts
 from evaluation.tables import Documents, documents_of, write_tables
 from evaluation.targets import Targets
 from modules.metrics.functional import Threshold
@@ -33,6 +42,9 @@ def write_results(
     reals_from: Mapping[str, str] | None = None,
     targets: Targets | None = None,
     settings: Mapping[str, Settings] | None = None,
+    trained: Mapping[str, Trained] | None = None,
+    vectors: Vectors | Mapping[str, Vectors] | None = None,
+    parts: Sequence[Part] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -50,6 +62,10 @@ def write_results(
         reals_from: For a data set, the one whose reals its generators are measured against.
         targets: Published numbers to put beside the measured ones.
         settings: What the published numbers are compared by, by detector (see `compared.compare`).
+        trained: What each detector was trained on, by name (see `families.Trained`).
+        vectors: From keys to the vectors `[n, D]` that the detector sees, for a map of them; where there are several detectors, by name,
+            for those that see vectors.
+        parts: What the report shows besides, before the parts of a study.
         resamples: Bootstrap resamples.
         seed: Bootstrap seed.
 
@@ -67,15 +83,27 @@ def write_results(
         message = f"no row of the split {split!r} in {run_dir / 'predictions.parquet'}; there are: {', '.join(found) or 'no rows'}"
         raise ValueError(message)
     metrics = metrics_document(measured, threshold, reals_from, resamples, seed)
-    write_metrics(run_dir / "metrics.json", metrics)
     documents = documents_of(metrics, str(measured["detector"].iloc[0]))
+    for name in documents:
+        families = family_document(measured[measured["detector"] == name], (trained or {}).get(name), resamples, seed)
+        if families is not None:
+            (metrics["detectors"][name] if "detectors" in metrics else metrics)["families"] = families
+    several = generalisation(measured, trained or {}, reals_from, resamples, seed) if len(documents) > 1 else {}
+    if any(several.values()):
+        metrics["generalisation"] = several
+    write_metrics(run_dir / "metrics.json", metrics)
     write_tables(run_dir / "tables", documents)
+    write_matrices(run_dir / "tables", documents, trained)
+    if any(several.values()):
+        write_generalisation(run_dir / "tables", several)
     rows = None if targets is None else compare(targets, documents, settings or {})
     if rows is not None:
         write_compared(run_dir / "tables" / "compared.csv", rows)
     _save_all_figures(run_dir / "figures", measured, documents, reals_from)
+    maps = _write_classes_and_maps(run_dir, measured, documents, vectors, seed)
     published = None if targets is None or rows is None else (targets, rows)
-    write_report(run_dir, measured, metrics, load, title or run_dir.name, facts, warnings, published)
+    parts = [*(parts or ()), *study_parts(run_dir / "figures", documents, trained, several)]
+    write_report(run_dir, measured, metrics, load, title or run_dir.name, facts, warnings, published, maps=maps, parts=parts)
     return metrics
 
 
@@ -91,6 +119,29 @@ def _save_all_figures(folder: Path, frame: pd.DataFrame, documents: Documents, r
             save_figures_by_perturbation(own, perturbed, threshold)
     if len(documents) > 1:
         save_figure_of_detectors(folder, clean)
+
+
+def _write_classes_and_maps(
+    run_dir: Path, frame: pd.DataFrame, documents: Documents, vectors: Vectors | Mapping[str, Vectors] | None, seed: int
+) -> dict[str, EmbeddingMap | str]:
+    """Confusion matrices and maps of embeddings of each detector as figures and tables; the maps, or why there is none, by detector."""
+    maps: dict[str, EmbeddingMap | str] = {}
+    for name, document in documents.items():
+        figures, tables = (run_dir / kind / _folder(name) if len(documents) > 1 else run_dir / kind for kind in ("figures", "tables"))
+        if "families" in document:
+            save_confusions(figures, document["families"]["confusion"])
+            write_confusions(tables, document["families"]["confusion"])
+        given = vectors.get(name) if isinstance(vectors, Mapping) else vectors
+        if given is None:
+            continue
+        try:
+            found = embedding_map(frame[frame["detector"] == name], given, document["threshold"]["value"], seed=seed)
+            save_map(figures, tables, found)
+            maps[name] = found
+        except Exception as error:  # features that are gone must not cost the report of a whole run
+            maps[name] = f"{type(error).__name__}: {error}"
+            python_warnings.warn(f"no map of the embeddings of {name}: {maps[name]}", stacklevel=3)
+    return maps
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> Path:

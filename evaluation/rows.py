@@ -15,7 +15,7 @@ from typing import Any, Literal
 from evaluation.files import write_atomically
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-NUMBERS = ("score", "probability", "spread")
+NUMBERS = ("score", "probability", "spread", "family_probability", "novelty")
 
 Row = Mapping[str, Any]
 Mode = Literal["new", "resume", "overwrite"]

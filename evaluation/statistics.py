@@ -28,7 +28,9 @@ from modules.metrics.functional import FPRS, Curve, Threshold, curve
 PREVALENCES = (0.01, 0.001)
 CLEAN = "none"
 CROSSED = {"auroc": ("auroc",), "tpr_at_fpr_0.1": ("tpr_at_fpr", "0.1")}
-"""The statistics of each generator under each perturbation, by the names that published tables use, with their places within M."""
+"""What detectors are compared by under each perturbation, by the names that published tables use, with their places within M."""
+KEPT = {**CROSSED, "accuracy": ("accuracy",), "balanced_accuracy": ("balanced_accuracy",)}
+"""The statistics of each generator, and of each data set, under each perturbation; accuracies are at the detector's stored threshold."""
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,13 @@ def against_reals(frame: pd.DataFrame, reals_from: Mapping[str, str] | None = No
     return tables
 
 
+def against_reals_by_dataset(frame: pd.DataFrame, reals_from: Mapping[str, str] | None = None) -> dict[str, pd.DataFrame]:
+    """For each data set that has fakes all of them, and its reals or those of the data set that `reals_from` names."""
+    fakes, reals = frame[frame["label"] == 1], frame[frame["label"] == 0]
+    sources = {str(name): (reals_from or {}).get(str(name), str(name)) for name in sorted(fakes["dataset"].unique())}
+    return {name: pd.concat([reals[reals["dataset"] == source], fakes[fakes["dataset"] == name]]) for name, source in sources.items()}
+
+
 def _one_detector(frame: pd.DataFrame, threshold: Threshold, reals_from: Mapping[str, str], resamples: int, seed: int) -> dict[str, Any]:
     take = partial(measure, threshold=threshold, resamples=resamples, seed=seed)
 
@@ -243,6 +252,7 @@ def _one_detector(frame: pd.DataFrame, threshold: Threshold, reals_from: Mapping
     by_generator = {name: take(rows) for name, rows in against_reals(clean, reals_from).items()}
     perturbed = by_perturbation(frame)
     records, crossed = {}, {}
+    by_dataset: dict[str, dict[str, Any]] = {}
     for name, rows in perturbed.items():
         same = name == CLEAN or len(perturbed) == 1
         records[name] = overall if same else whole(rows)
@@ -251,6 +261,11 @@ def _one_detector(frame: pd.DataFrame, threshold: Threshold, reals_from: Mapping
         if len(tables) == 1 and all(len(table) == len(rows) for table in tables.values()):
             known = dict.fromkeys(tables, records[name])
         crossed[name] = {each: _crossed(table, known.get(each), take, threshold) for each, table in tables.items()}
+        by_dataset[name] = {}
+        for dataset, table in against_reals_by_dataset(rows, reals_from).items():
+            one = [each for each, part in tables.items() if len(part) == len(table) and part["dataset"].iloc[-1] == dataset]
+            record = records[name] if len(table) == len(rows) else crossed[name][one[0]] if one else None
+            by_dataset[name][dataset] = _crossed(table, record, take, threshold) | {"generator": None}
     sources = clean[clean["label"] == 0].groupby(["dataset", "generator"], sort=True)
     only_fpr = [each for each in statistics(threshold) if each.place == ("fpr_at_threshold",)]
     return {
@@ -258,6 +273,7 @@ def _one_detector(frame: pd.DataFrame, threshold: Threshold, reals_from: Mapping
         "by_generator": by_generator,
         "by_perturbation": records,
         "by_generator_and_perturbation": crossed,
+        "by_dataset_and_perturbation": by_dataset,
         "by_source_of_reals": {f"{dataset}/{source}": take(rows, chosen=only_fpr) for (dataset, source), rows in sources},
         "threshold": asdict(threshold),
         "reals_from": dict(reals_from),
@@ -268,10 +284,10 @@ def _one_detector(frame: pd.DataFrame, threshold: Threshold, reals_from: Mapping
 def _crossed(
     table: pd.DataFrame, known: Mapping[str, Any] | None, take: Callable[..., dict[str, Any]], threshold: Threshold
 ) -> dict[str, Any]:
-    """What `CROSSED` names of a generator under a perturbation, from a record of the same rows where there is one."""
-    chosen = [each for each in statistics(threshold) if each.place in CROSSED.values()]
+    """What `KEPT` names of a generator or a data set under a perturbation, from a record of the same rows where there is one."""
+    chosen = [each for each in statistics(threshold) if each.place in KEPT.values()]
     record = take(table, chosen=chosen) if known is None else known
     fake = table[table["label"] == 1].iloc[0]
     kept: dict[str, Any] = {"dataset": str(fake["dataset"]), "generator": str(fake["generator"])}
     kept |= {name: record[name] for name in ("n_real", "n_fake", "n_groups", "n_groups_real", "n_groups_fake")}
-    return kept | {"auroc": record["auroc"], "tpr_at_fpr": {"0.1": record["tpr_at_fpr"]["0.1"]}}
+    return kept | {place[0]: {place[1]: record[place[0]][place[1]]} if len(place) == 2 else record[place[0]] for place in KEPT.values()}

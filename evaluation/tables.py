@@ -9,12 +9,12 @@ import pandas as pd
 
 from evaluation.files import write_atomically
 from evaluation.rows import one_line, plain
-from evaluation.statistics import CROSSED
+from evaluation.statistics import CROSSED, KEPT
 
 COLUMNS = ("detector", "train", "dataset", "generator", "perturbation", "metric", "value", "low", "high", "n_real", "n_fake")
 WIDTH = 120
 _LONGEST = 28  # characters of a name in a terminal's table
-_MISSING = {"value": None, "low": None, "high": None, "reason": "not measured"}
+MISSING: Mapping[str, Any] = {"value": None, "low": None, "high": None, "reason": "not measured"}
 
 Documents = Mapping[str, Mapping[str, Any]]
 
@@ -39,11 +39,11 @@ def cells(documents: Documents, metric: str) -> dict[str, dict[str, Mapping[str,
 
     Args:
         documents: Parts of `metrics.json` by detector.
-        metric: A name of `statistics.CROSSED`.
+        metric: A name of `statistics.KEPT`.
     """
     names = perturbations_of(documents)
     return {
-        detector: {name: cell_of(document["by_perturbation"].get(name), CROSSED[metric]) or _MISSING for name in names}
+        detector: {name: cell_of(document["by_perturbation"].get(name), KEPT[metric]) or MISSING for name in names}
         for detector, document in documents.items()
     }
 
@@ -70,14 +70,39 @@ def text(documents: Documents, width: int = WIDTH) -> str:
         detector: {name: _pair([grid[detector][name] for grid in grids], notes) for name in perturbations_of(documents)}
         for detector in documents
     }
-    heads = {name: short(name) for name in perturbations_of(documents)}
-    widths = {name: max(len(head), *(len(row[name]) for row in shown.values())) for name, head in heads.items()}
-    first = max(len("detector"), *(len(short(name)) for name in documents))
-    lines = ["AUROC and TPR at FPR 0.1, all generators together:"]
-    table = [("detector", heads), *((short(detector), row) for detector, row in shown.items())]
-    for block in _blocks(widths, width - first):
-        lines += ["".join([f"{name:<{first}}", *(f"  {row[each]:>{widths[each]}}" for each in block)]) for name, row in table]
-    return "\n".join([*lines, *(f"({number}) {reason}" for reason, number in notes.items())])
+    grid = layout("detector", perturbations_of(documents), list(shown.items()), width)
+    return "\n".join(["AUROC and TPR at FPR 0.1, all generators together:", *grid, *told(notes)])
+
+
+def layout(first: str, columns: Sequence[str], rows: Sequence[tuple[str, Mapping[str, str]]], width: int = WIDTH) -> list[str]:
+    """Lines of a grid of texts; in several blocks where it is too wide.
+
+    Args:
+        first: Head of the first column.
+        columns: Names of the others.
+        rows: Each with its name, and its texts by column.
+        width: Columns of the terminal.
+    """
+    heads = {name: short(name) for name in columns}
+    widths = {name: max(len(head), *(len(row[name]) for _, row in rows)) for name, head in heads.items()}
+    least = max(len(first), *(len(short(name)) for name, _ in rows))
+    table = [(first, heads), *((short(name), row) for name, row in rows)]
+    lines = []
+    for block in _blocks(widths, width - least):
+        lines += ["".join([f"{name:<{least}}", *(f"  {row[each]:>{widths[each]}}" for each in block)]).rstrip() for name, row in table]
+    return lines
+
+
+def told(notes: Mapping[str, int]) -> list[str]:
+    """A line for each note, by its number."""
+    return [f"({number}) {reason}" for reason, number in notes.items()]
+
+
+def mark(cell: Mapping[str, Any], notes: dict[str, int]) -> str:
+    """Nothing where a cell has a value, else the number of the note that says why it has none."""
+    if cell["value"] is not None:
+        return ""
+    return f" ({notes.setdefault(one_line(str(cell.get('reason') or 'no reason is given')), len(notes) + 1)})"
 
 
 def short(name: str, most: int = _LONGEST) -> str:
@@ -89,8 +114,7 @@ def short(name: str, most: int = _LONGEST) -> str:
 def _pair(pair: Sequence[Mapping[str, Any]], notes: dict[str, int]) -> str:
     """Both numbers of a cell; where one is missing a dash, and the number of the note that says why."""
     values = ["-" if cell["value"] is None else f"{cell['value']:.3f}" for cell in pair]
-    reasons = dict.fromkeys(one_line(str(cell.get("reason") or "no reason is given")) for cell in pair if cell["value"] is None)
-    marks = "".join(f" ({notes.setdefault(reason, len(notes) + 1)})" for reason in reasons)
+    marks = "".join(dict.fromkeys(mark(cell, notes) for cell in pair))
     return (values[0] if values == ["-", "-"] else " ".join(values)) + marks
 
 
@@ -111,7 +135,7 @@ def long_rows(documents: Documents) -> list[dict[str, Any]]:
     """A row with the columns `COLUMNS` for each detector, data set, generator, perturbation and metric.
 
     Each generator is measured against the real images of its own data set, or those that `reals_from` names. `train` is null: no
-    checkpoint says what its detector was trained on in words.
+    checkpoint says what its detector was trained on in words. Accuracies are at the detector's stored threshold.
     """
     rows = []
     for detector, document in documents.items():
@@ -119,8 +143,8 @@ def long_rows(documents: Documents) -> list[dict[str, Any]]:
             for record in records.values():
                 where = {"detector": detector, "dataset": record["dataset"], "generator": record["generator"], "perturbation": perturbation}
                 counts = {"train": None, "n_real": record["n_real"], "n_fake": record["n_fake"]}
-                for metric, place in CROSSED.items():
-                    cell = cell_of(record, place) or _MISSING
+                for metric, place in KEPT.items():
+                    cell = cell_of(record, place) or MISSING
                     rows.append({**where, **counts, "metric": metric, **{name: cell[name] for name in ("value", "low", "high")}})
     return rows
 

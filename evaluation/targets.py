@@ -11,6 +11,8 @@ MOST_BYTES = 4_000_000
 MOST_ROWS = 10_000
 _LONGEST = {"header": 4000, "row": 300}
 _ROW = ("detector", "train", "dataset", "generator", "perturbation", "metric", "value")
+_OPTIONAL = ("train", "generator")  # may be null
+ROOTS = ("detector", "extractor", "training", "threshold", "test")
 _REQUIRES = ("n_real", "n_fake", "settings")
 _ADVICE = "see targets/zero_shot_blog.json for the format"
 
@@ -27,21 +29,26 @@ class Target:
 
     Attributes:
         detector: Name of the detector, as a study calls it.
-        train: What it was trained on; None where there was no training.
+        train: What it was trained on: a data set, or `dataset/perturbation`; None where there was no training.
         dataset: Name of the data set.
-        generator: Name of the generator of its fakes.
+        generator: Name of the generator of its fakes; None where all generators of the data set were measured together.
         perturbation: What every image went through.
-        metric: A name such as `auroc`, `average_precision`, `tpr_at_fpr_0.1`.
+        metric: A name such as `auroc`, `accuracy`, `tpr_at_fpr_0.1`, `multiclass_accuracy` (real or which class of fakes).
         value: In [0, 1].
     """
 
     detector: str
     train: str | None
     dataset: str
-    generator: str
+    generator: str | None
     perturbation: str
     metric: str
     value: float
+
+    @property
+    def images(self) -> str:
+        """The data set, and the generator where it is one."""
+        return self.dataset if self.generator is None else f"{self.dataset}/{self.generator}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +63,9 @@ class Targets:
         rows: The numbers.
         n_real: Number of real images that were measured; None where it is not said.
         n_fake: Number of fakes.
-        settings: By detector (`*`: every one), by dotted path (`extractor.denoiser.path`, `detector.backbone`), the values of which one
-            must be that of a measured detector for its numbers to be comparable.
+        settings: By detector (`*`: every one), by dotted path that begins with one of `ROOTS` (`extractor.denoiser.path`,
+            `detector.class_path`, `training.images`, `threshold.fpr`, `test.images`), the values of which one must be that of a measured
+            detector for its numbers to be comparable.
     """
 
     source: str
@@ -145,13 +153,13 @@ def _row(row: Any, where: str) -> Target:
     if missing := [name for name in _ROW if name not in found]:
         msg = f"{where} lacks {', '.join(missing)}"
         raise ValueError(msg)
-    names = {name: _text(found[name], f"{where}.{name}", "row", needed=True) for name in _ROW[:-1] if name != "train"}
-    train = None if found["train"] is None else _text(found["train"], f"{where}.train", "row", needed=True)
+    names: dict[str, Any] = {name: _text(found[name], f"{where}.{name}", "row", needed=True) for name in _ROW[:-1] if name not in _OPTIONAL}
+    names |= {name: None if found[name] is None else _text(found[name], f"{where}.{name}", "row", needed=True) for name in _OPTIONAL}
     value = found["value"]
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         msg = f"{where}.value is {_shown(value)}; it must be a number from 0 to 1"
         raise ValueError(msg)
-    return Target(train=train, value=float(value), **names)
+    return Target(value=float(value), **names)
 
 
 def _settings(told: Any) -> dict[str, dict[str, tuple[Scalar, ...]]]:
@@ -161,7 +169,7 @@ def _settings(told: Any) -> dict[str, dict[str, tuple[Scalar, ...]]]:
         where = f"requires.settings.{_text(detector, 'a name in requires.settings', 'row', needed=True)}"
         made[detector] = {}
         for path, value in _object(paths, where).items():
-            if path.partition(".")[0] not in ("detector", "extractor") or not all(path.split(".")) or "." not in path:
+            if path.partition(".")[0] not in ROOTS or not all(path.split(".")) or "." not in path:
                 msg = f"{where}: {_shown(path)} is no path such as extractor.denoiser.path or detector.backbone"
                 raise ValueError(msg)
             _text(path, f"a path in {where}", "row")

@@ -80,11 +80,18 @@ def _at_threshold(document: Mapping[str, Any]) -> list[str]:
     found, alarms = overall["tpr_at_threshold"], overall["fpr_at_threshold"]
     if threshold["value"] is None or found["value"] is None or alarms["value"] is None:
         return []
-    interval = "" if alarms["low"] is None else f", 95% interval {percent(alarms['low'])} to {percent(alarms['high'])}"
+    interval = "" if alarms["low"] is None else f"95% interval {percent(alarms['low'])} to {percent(alarms['high'])}"
+    if threshold["fpr"] is None:
+        origin = f"The threshold is the detector's own boundary, a score of {threshold['value']:.4g}: no false positive rate was wanted."
+        told = [interval] if interval else []
+    else:
+        wanted = percent(threshold["fpr"])
+        chosen = f"was chosen on {threshold['n']:,} validation reals for a false positive rate of {wanted}"
+        origin = f"The threshold {threshold['value']:.4g} {chosen}."
+        told = [f"{wanted} were wanted", *([interval] if interval else [])]
     sentences = [
-        f"The threshold {threshold['value']:.4g} was chosen on {threshold['n']:,} validation reals for a false positive rate of "
-        f"{percent(threshold['fpr'])}. Here it calls {percent(found['value'])} of the fakes fake, and {percent(alarms['value'])} of the "
-        f"real images ({percent(threshold['fpr'])} were wanted{interval})."
+        f"{origin} Here it calls {percent(found['value'])} of the fakes fake, and {percent(alarms['value'])} of the real images"
+        f"{' (' + ', '.join(told) + ')' if told else ''}."
     ]
     precisions = {share: cell["value"] for share, cell in overall["precision_at_prevalence"].items() if cell["value"] is not None}
     if precisions:

@@ -14,6 +14,7 @@ from typing import Any
 
 PLAIN = (str, int, float, bool, type(None))
 PACKAGES = ("modules",)
+OWN = (*PACKAGES, "datamodules")  # whose objects have settings; a checkpoint's may come from PACKAGES only
 NESTED = {"class_path", "init_args"}
 
 
@@ -97,11 +98,12 @@ def _plain(value: Any, where: str, skip: Container[str], with_idle: bool) -> Any
     """A copy of `value` in plain types; tuples become lists, objects of the project their settings."""
     if isinstance(value, PLAIN):
         return value
-    if type(value).__module__.partition(".")[0] in PACKAGES:
+    if type(value).__module__.partition(".")[0] in OWN:
         return settings_of(value, skip, with_idle)
     if hasattr(value, "items"):  # by their methods, so that torch's ModuleDict and ModuleList count without torch being imported
         return {str(key): _plain(item, where, skip, with_idle) for key, item in value.items()}
     if isinstance(value, tuple) or hasattr(value, "append"):
         return [_plain(item, where, skip, with_idle) for item in value]
-    msg = f"{where} is a {type(value).__name__}; settings hold only str, int, float, bool, None, lists, dictionaries and objects of modules"
+    own = " and ".join(OWN)
+    msg = f"{where} is a {type(value).__name__}; settings hold only str, int, float, bool, None, lists, dictionaries and objects of {own}"
     raise TypeError(msg)

@@ -3,6 +3,8 @@
 import logging
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ import torch
 from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 
+from evaluation.confusion import COLUMNS as CONFUSION_COLUMNS
+from evaluation.confusion import Matrix, long_rows
 from evaluation.figures import bin_edges
 from evaluation.report import Load, thumbnail, worst_mistakes
 from evaluation.statistics import against_reals, clean_rows
@@ -25,10 +29,11 @@ MISTAKES = 8  # of each kind
 PICTURES_VARIABLE = "UNDERTOW_WANDB_PICTURES"
 # W&B's own preset of ROC and precision-recall charts: a panel of several runs draws the lines of all of them.
 _PRESET = "wandb/area-under-curve/v0"
+_FIGURES = ("confusion_families", "confusion_generators", "confusion_predicted_generators", "embedding_map")
 _STATISTICS = ("auroc", "average_precision", "balanced_accuracy", "accuracy", "tpr_at_threshold", "fpr_at_threshold")
 
 
-def log_results(trainer: Trainer, frame: pd.DataFrame, metrics: Mapping[str, Any], load: Load) -> None:
+def log_results(trainer: Trainer, frame: pd.DataFrame, metrics: Mapping[str, Any], load: Load, folder: Path | None = None) -> None:
     """Log charts and tables of the test split to the trainer's W&B loggers; no failure of theirs stops the run.
 
     Args:
@@ -36,12 +41,13 @@ def log_results(trainer: Trainer, frame: pd.DataFrame, metrics: Mapping[str, Any
         frame: The predictions table of one detector, of any splits.
         metrics: What `metrics.json` holds.
         load: From a key to the pictures that the detector saw. `UNDERTOW_WANDB_PICTURES=false` keeps all pictures here.
+        folder: The run directory: heat maps and the map of embeddings under its `figures/` are logged as they are.
     """
     for logger in trainer.loggers:
         if not isinstance(logger, TolerantWandbLogger):
             continue
         try:
-            made = best_scores(trainer) | results(frame[frame["split"] == "test"], metrics, load)
+            made = best_scores(trainer) | results(frame[frame["split"] == "test"], metrics, load, folder)
             with logger.staging():
                 logger.log_metrics(made, step=trainer.global_step)
         except Exception as error:
@@ -60,13 +66,30 @@ def best_scores(trainer: Trainer) -> dict[str, float]:
     return found
 
 
-def results(frame: pd.DataFrame, document: Mapping[str, Any], load: Load) -> dict[str, Any]:
+def family_values(document: Mapping[str, Any]) -> dict[str, float]:
+    """What `metrics.json` says of a detector of classes as plain numbers: `test/families/multiclass_accuracy` and so on.
+
+    Args:
+        document: What `metrics.json` holds of one detector.
+
+    Returns:
+        The values that there are; none of a detector without classes.
+    """
+    families = document.get("families", {})
+    cells = {f"test/families/{name}": cell for name, cell in families.items() if name.endswith("_accuracy")}
+    if families:
+        cells["test/families/novelty_auroc"] = families["unknown"]["auroc"]
+    return {name: cell["value"] for name, cell in cells.items() if cell["value"] is not None}
+
+
+def results(frame: pd.DataFrame, document: Mapping[str, Any], load: Load, folder: Path | None = None) -> dict[str, Any]:
     """W&B's charts and tables by their logged names; one that cannot be made is left out, with a warning.
 
     Args:
         frame: Rows of one detector and the split that `document` measures.
         document: What `metrics.json` holds.
         load: From a key to the pictures that the detector saw.
+        folder: The run directory, whose figures of classes and embeddings are sent; None for none.
     """
     clean = clean_rows(frame)
     tables = {"all": clean} | against_reals(clean, document["reals_from"])
@@ -81,6 +104,11 @@ def results(frame: pd.DataFrame, document: Mapping[str, Any], load: Load) -> dic
         "test/mistakes": lambda: mistakes(clean, threshold, load),
         "test/by_generator": lambda: by_generator(document),
     }
+    for name, matrix in document.get("families", {}).get("confusion", {}).items():
+        charts[f"test/confusion_{name}"] = partial(confusion, matrix)
+    for name in _FIGURES:
+        if folder is not None and (path := folder / "figures" / f"{name}.png").is_file():
+            charts[f"test/figures/{name}"] = partial(figure, path)
     for name, make in charts.items():
         try:
             made[name] = make()
@@ -149,6 +177,20 @@ def by_generator(document: Mapping[str, Any]) -> Any:
             row |= {statistic: cell["value"], f"{statistic}_low": cell["low"], f"{statistic}_high": cell["high"]}
         rows.append(row)
     return wandb.Table(dataframe=pd.DataFrame(rows))
+
+
+def confusion(matrix: Matrix) -> Any:
+    """A confusion matrix as a table, a row a cell: true and predicted names, the count and its share of the true ones."""
+    import wandb
+
+    return wandb.Table(dataframe=pd.DataFrame(long_rows(matrix), columns=list(CONFUSION_COLUMNS)))
+
+
+def figure(path: Path) -> Any:
+    """A figure of the run directory as W&B's image."""
+    import wandb
+
+    return wandb.Image(str(path))
 
 
 def _lines(

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -68,7 +69,7 @@ def fit(name: str, detector: FittedDetector, folder: Path, options: Sequence[str
     """
     if detector.checkpoint is not None:
         return Path(detector.checkpoint)
-    if Path(name).name != name or name.startswith("."):
+    if not name or name.startswith((".", "/")) or ".." in name.split("/"):
         msg = f"detectors.{name}: this name cannot be that of a folder"
         raise RunError(msg)
     configs = detector.files()
@@ -77,7 +78,8 @@ def fit(name: str, detector: FittedDetector, folder: Path, options: Sequence[str
     named = [str(value) for value in (*detector.overrides.values(), *(option.partition("=")[2] for option in options))]
     contents = [Path(path).read_bytes() for path in [*configs, *named] if Path(path).is_file() and Path(path).stat().st_size < MAX_READ]
     identity = fingerprint({"arguments": arguments, "contents": [hashlib.sha256(content).hexdigest() for content in contents]})
-    done, checkpoint = folder / name / "fitted.txt", folder / name / "checkpoints" / "best.ckpt"
+    run = folder / folder_name(name)
+    done, checkpoint = run / "fitted.txt", run / "checkpoints" / "best.ckpt"
     if checkpoint.exists() and done.exists() and done.read_text() == identity:
         return checkpoint
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 or "SLURM_NTASKS" in os.environ:
@@ -86,11 +88,11 @@ def fit(name: str, detector: FittedDetector, folder: Path, options: Sequence[str
     log.info("fitting %s", name)
     command = [sys.executable, str(TRAIN), *arguments, *hardware, "--resume=auto"]
     if status := subprocess.run(command, check=False, stdout=sys.stderr.fileno() if _is_file(sys.stderr) else None).returncode:
-        changed = done.exists() or (folder / name / "log.csv").exists()
+        changed = done.exists() or (run / "log.csv").exists()
         msg = (
             f"detectors.{name}: train.py ended with status {status}; what it said is above. Where an option is wrong, correct "
             f"detectors.{name}.config or its overrides; where it was stopped, the same command with --resume auto goes on"
-            + (f"; where its configuration has changed, delete {folder / name} or give the detector another name" if changed else "")
+            + (f"; where its configuration has changed, delete {run} or give the detector another name" if changed else "")
         )
         raise RunError(msg)
     write_atomically(done, identity.encode())
@@ -99,8 +101,13 @@ def fit(name: str, detector: FittedDetector, folder: Path, options: Sequence[str
 
 def fit_arguments(name: str, detector: FittedDetector, folder: Path, options: Sequence[str]) -> list[str]:
     """Arguments of train.py for a detector of a study; as for `fit`."""
-    named = [f"--name={name}", f"--runs_dir={folder}", f"--group={folder.parent.name}"]
+    named = [f"--name={folder_name(name)}", f"--runs_dir={folder}", f"--group={folder.parent.name}"]
     return [*(f"--config={path}" for path in detector.files()), *options, *as_options(detector.overrides), *named]
+
+
+def folder_name(name: str) -> str:
+    """A detector's name, which may hold a generator's after its `@`, as that of one folder."""
+    return re.sub(r"[^\w@+.-]+", "_", name.replace("!", "all_but_"))
 
 
 def check_options(detectors: Mapping[str, FittedDetector], folder: Path, options: Sequence[str] = ()) -> None:

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,12 @@ from torch.utils.data import DataLoader
 from cli import is_main_process
 from datamodules.batches import seen_image
 from datamodules.datamodule import FeatureDataModule
+from datamodules.description import concerns as concerns_of
 from datamodules.files import temporary_name, write_atomically
 from datamodules.records import Record
+from modules.detectors.answers import answers
 from modules.detectors.base import Detector
+from modules.detectors.probe import Probe
 from modules.detectors.score import LEARNED, ScoreDetector
 from modules.metrics.functional import Threshold
 from modules.settings import settings_of
@@ -31,6 +34,9 @@ log = logging.getLogger("undertow")
 
 # What rank 0 wants extracted, for the processes that Lightning starts: the cache directory and a file of keys; empty for nothing.
 MISSING_VARIABLE = "UNDERTOW_MISSING"
+
+Scores = dict[str, dict[str, float]]
+"""By key what `predict_step` says of an image: its `score`, and columns of numbers for `answers`."""
 
 
 def extract_missing(data: FeatureDataModule, hardware: dict[str, Any]) -> int:
@@ -63,6 +69,29 @@ def extract_missing(data: FeatureDataModule, hardware: dict[str, Any]) -> int:
     with _told_to_ranks(data, missing):
         trainer.predict(ExtractionModule(data.extractor), dataloaders=loader, return_predictions=False)
     return len(missing)
+
+
+def extract_views(data: FeatureDataModule, hardware: dict[str, Any]) -> int:
+    """Extract what is missing under every perturbation that training or test reads; arguments and result as for `extract_missing`."""
+    views = dict.fromkeys([data.perturbation, *data.training_views])
+    return sum(extract_missing(data.at(view), hardware) for view in views)
+
+
+def begin(detector: Detector, data: FeatureDataModule) -> None:
+    """Tell a detector which classes there are, and show one that asks for it all training samples at once.
+
+    Raises:
+        DataError: A generator has no family, or the features are none for this detector.
+    """
+    classes = data.learn(detector.target)
+    if classes is not None:
+        detector.learn_classes(classes)
+        data.classes = detector.classes  # one that goes on from a checkpoint keeps its order
+        log.info("classes: %s", ", ".join(data.classes or []))
+    if detector.reads_all:
+        samples = data.samples()
+        log.info("%d training samples under %s", len(samples.labels), ", ".join(data.training_views))
+        detector.begin(samples)
 
 
 def agreed(value: Any) -> Any:
@@ -105,8 +134,8 @@ def _told_to_ranks(data: FeatureDataModule, missing: list[Record]) -> Iterator[N
         path.unlink(missing_ok=True)
 
 
-def score(trainer: Trainer, detector: Detector, loaders: list[DataLoader[Any]], checkpoint: Path | None = None) -> dict[str, float]:
-    """Score of every image of the loaders by its key, on every rank, each image once.
+def score(trainer: Trainer, detector: Detector, loaders: list[DataLoader[Any]], checkpoint: Path | None = None) -> Scores:
+    """Score of every image of the loaders by its key, and what else the detector says of it, on every rank, each image once.
 
     Args:
         trainer: What runs the prediction.
@@ -116,14 +145,17 @@ def score(trainer: Trainer, detector: Detector, loaders: list[DataLoader[Any]], 
     """
     outputs: list[Any] = trainer.predict(detector, dataloaders=loaders, ckpt_path=checkpoint, weights_only=True) or []
     batches = [batch for loader in (outputs if len(loaders) > 1 else [outputs]) for batch in loader]
-    mine = {key: float(value) for batch in batches for key, value in zip(batch["key"], batch["score"], strict=True)}
+    mine: Scores = {}
+    for batch in batches:
+        columns = {name: batch[name].tolist() for name in batch if name != "key"}
+        mine |= {key: {name: values[i] for name, values in columns.items()} for i, key in enumerate(batch["key"])}
     return {key: value for scores in _from_all_ranks(mine) for key, value in scores.items()}
 
 
-def _from_all_ranks(mine: dict[str, float]) -> list[dict[str, float]]:
+def _from_all_ranks(mine: Scores) -> list[Scores]:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [mine]
-    gathered: list[dict[str, float]] = [{}] * torch.distributed.get_world_size()
+    gathered: list[Scores] = [{}] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(gathered, mine)
     return gathered
 
@@ -140,7 +172,7 @@ def calibrate(trainer: Trainer, detector: Detector, data: FeatureDataModule) -> 
     if isinstance(detector, ScoreDetector) and detector.orientation == LEARNED:
         scores = score(trainer, detector, [data.loader("train", shuffled=False)])
         labels = {record.key: record.label for record in data.records()}
-        detector.learn_orientation(torch.tensor(list(scores.values())), torch.tensor([labels[key] for key in scores]))
+        detector.learn_orientation(torch.tensor([told["score"] for told in scores.values()]), torch.tensor([labels[key] for key in scores]))
     trainer.validate(detector, datamodule=data, verbose=False)
 
 
@@ -152,30 +184,57 @@ def save(trainer: Trainer, folder: Path) -> Path:
 
 
 def predictions_table(
-    records: Iterable[Record], scores: dict[str, float], detector: Detector, name: str, perturbation: str
+    records: Iterable[Record], scores: Scores, detector: Detector, name: str, perturbation: str, families: Mapping[str, str]
 ) -> pd.DataFrame:
     """The predictions table's rows of the images that were scored.
 
     Args:
         records: Which images.
-        scores: By key.
-        detector: Turns scores into probabilities, where it is calibrated.
+        scores: Of `score`.
+        detector: Turns scores into probabilities, where it is calibrated, and numbers of classes into names.
         name: What the table calls the detector.
         perturbation: What the images went through.
+        families: Family of each generator that the detector was trained on.
     """
     from evaluation.predictions import make_table
 
-    likely = detector.probability(torch.tensor(list(scores.values()), dtype=torch.float64))
+    columns = {
+        column: torch.tensor([told[column] for told in scores.values()], dtype=torch.float64) for column in next(iter(scores.values()), {})
+    }
+    likely = detector.probability(columns.pop("score", torch.empty(0, dtype=torch.float64)))
     probabilities = {} if likely is None else dict(zip(scores, likely.tolist(), strict=True))
+    said = dict(zip(scores, answers(detector, columns, families), strict=True)) if columns else {}
     rows = []
     for record in records:
         if record.key in scores:
             told = {name: getattr(record, name) for name in ("key", "dataset", "split", "label", "generator", "family", "group")}
             extra = {"path": record.path or record.url, "detector": name, "perturbation": perturbation}
-            rows.append(
-                told | extra | {"score": scores[record.key], "probability": probabilities.get(record.key), "predicted_family": None}
-            )
+            numbers = {"score": scores[record.key]["score"], "probability": probabilities.get(record.key)}
+            rows.append(told | extra | numbers | said.get(record.key, {}))
     return make_table(rows)
+
+
+def vectors(data: FeatureDataModule, detector: Detector) -> Callable[[Sequence[str]], NDArray[Any]] | None:
+    """A function that gives, by keys, the cached vectors `[n, D]` that a head sees, for a map of them; None for other detectors."""
+    if not isinstance(detector, Probe):
+        return None
+    by_key = {record.key: record for record in data.records()}
+
+    def load(keys: Sequence[str]) -> NDArray[Any]:
+        arrays = [data.load_features(by_key[key]) for key in keys]
+        return np.stack([np.concatenate([np.atleast_1d(found[name]) for name in detector.features]) for found in arrays])
+
+    return load
+
+
+def trained_on(detector: Detector, described: Mapping[str, Any]) -> dict[str, Any]:
+    """What a detector was trained on, as `evaluation.results.write_results` is told.
+
+    Args:
+        detector: The detector.
+        described: What its checkpoint says of the data.
+    """
+    return {"target": detector.target, "classes": detector.classes, "generators": described.get("trained_generators")}
 
 
 def pictures(data: FeatureDataModule, records: Iterable[Record], names: Iterable[str]) -> Any:
@@ -198,7 +257,7 @@ def pictures(data: FeatureDataModule, records: Iterable[Record], names: Iterable
 
 
 def write_run(
-    detector: Detector, data: FeatureDataModule, trainer: Trainer, scores: dict[str, float], folder: Path, warnings: Iterable[str] = ()
+    detector: Detector, data: FeatureDataModule, trainer: Trainer, scores: Scores, folder: Path, warnings: Iterable[str] = ()
 ) -> dict[str, Any]:
     """Write predictions, metrics, figures and report of a run, and log the test metrics; on rank 0 only.
 
@@ -216,9 +275,10 @@ def write_run(
     from evaluation.results import write_results
     from modules.detectors.checkpoint import save_weights
 
-    save_weights(detector, data.describe(), folder / "checkpoints" / "best.safetensors")
+    told_of_data = data.describe()
+    save_weights(detector, told_of_data, folder / "checkpoints" / "best.safetensors")
     records = [record for record in data.records() if record.key in scores]
-    frame = predictions_table(records, scores, detector, detector.name, data.perturbation)
+    frame = predictions_table(records, scores, detector, detector.name, data.perturbation, told_of_data["generator_families"])
     facts = {
         "detector": described(detector.settings()),
         "extractor": described(data.extractor.settings()),
@@ -227,17 +287,26 @@ def write_run(
         "features": str(data.cache.folder),
         "images": ", ".join(f"{count} {split}" for split, count in Counter(record.split for record in data.records()).items()),
     }
-    concerns = [*warnings, *data.warnings(), *calibration_concerns(detector)]
+    concerns = [*warnings, *concerns_of(data), *calibration_concerns(detector)]
     for sentence in calibration_concerns(detector):
         log.warning("%s", sentence)
-    metrics = write_results(folder, frame, detector.threshold, pictures(data, records, detector.pictures), facts, warnings=concerns)
+    metrics = write_results(
+        folder,
+        frame,
+        detector.threshold,
+        pictures(data, records, detector.pictures),
+        facts,
+        warnings=concerns,
+        trained={detector.name: trained_on(detector, told_of_data)},
+        vectors=vectors(data, detector),
+    )
     logged = flat_metrics(metrics)
     for logger in trainer.loggers:
         logger.log_metrics(logged, step=trainer.global_step)
     if trainer.loggers:
         from workflow.charts import log_results
 
-        log_results(trainer, frame, metrics, pictures(data, records, detector.pictures))
+        log_results(trainer, frame, metrics, pictures(data, records, detector.pictures), folder)
     for logger in trainer.loggers:
         logger.finalize("success")
     return metrics
@@ -257,13 +326,15 @@ def described(settings: dict[str, Any]) -> str:
 
 def flat_metrics(metrics: dict[str, Any]) -> dict[str, float]:
     """The values of `metrics.json` under the logged names: `test/auroc`, `test/<dataset>/<generator>/auroc` and so on."""
+    from workflow.charts import family_values
+
     flat: dict[str, float] = {}
     parts = {"test": metrics["overall"]} | {f"test/{name}": part for name, part in metrics["by_generator"].items()}
     for prefix, part in parts.items():
         cells = {name: part[name] for name in ("auroc", "average_precision", "accuracy", "balanced_accuracy")}
         cells |= {f"tpr_at_fpr_{fpr}": cell for fpr, cell in part["tpr_at_fpr"].items()}
         flat |= {f"{prefix}/{name}": cell["value"] for name, cell in cells.items() if cell["value"] is not None}
-    return flat
+    return flat | family_values(metrics)
 
 
 def last_words(metrics: dict[str, Any], thresholds: Mapping[str, Threshold], folder: Path) -> str:
@@ -288,5 +359,5 @@ def last_words(metrics: dict[str, Any], thresholds: Mapping[str, Threshold], fol
     for name, threshold in thresholds.items():
         found = f"no threshold: {threshold.reason}" if threshold.value is None else f"threshold {threshold.value:.4g}"
         label = f"{name}: " if len(thresholds) > 1 else ""
-        lines.append(f"{label}{found} (FPR {threshold.fpr} on {threshold.n} validation reals)")
+        lines.append(f"{label}{found} ({threshold.origin})")
     return "\n".join([*lines, f"Report: {folder / 'report.html'}", f"All results: {folder}"])

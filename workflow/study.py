@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from lightning.pytorch import Trainer
 
 from cli import RunError, is_main_process
 from datamodules.cache import caption_hash
 from datamodules.datamodule import FeatureDataModule
+from datamodules.description import concerns
 from datamodules.sources.base import Source
 from modules.detectors.base import Detector
 from modules.detectors.checkpoint import build_extractor, load_detector, trained_settings
@@ -38,7 +40,8 @@ class Study:
         sources: Where the images come from, by name.
         perturbations: What every image goes through; None is the perturbation that the detector was trained with.
         data: Further arguments of `FeatureDataModule`.
-        split: `test` measures the test split, where a data set has one; `all` measures all images.
+        split: `test` measures the test split, where a data set has one; `heldout` the one that training with the same fractions and seed
+            cuts; `all` measures all images.
         hardware: Arguments of the Trainer that extracts and scores.
     """
 
@@ -46,7 +49,7 @@ class Study:
     sources: Mapping[str, Source]
     perturbations: Sequence[str | None]
     data: Mapping[str, Any]
-    split: Literal["test", "all"]
+    split: Literal["test", "heldout", "all"]
     hardware: Mapping[str, Any]
 
 
@@ -58,6 +61,8 @@ class Results:
         tables: Predictions, one table a cell.
         detectors: The detectors, with their thresholds.
         extractors: What each of them reads features of.
+        trained: What each of them was trained on, as evaluation is told.
+        training: The same, as published numbers are compared by.
         modules: Data of every cell, for pictures.
         warnings: What a reader must know first.
     """
@@ -66,6 +71,8 @@ class Results:
     detectors: dict[str, Detector] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     extractors: dict[str, Extractor] = field(default_factory=dict)
+    trained: dict[str, dict[str, Any]] = field(default_factory=dict)
+    training: dict[str, dict[str, Any]] = field(default_factory=dict)
     modules: list[FeatureDataModule] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -81,7 +88,7 @@ def score_all(study: Study, cells: Path) -> Results:
         study: What is evaluated on what.
         cells: Where the rows of cells are kept.
     """
-    from workflow.pipeline import calibration_concerns
+    from workflow import pipeline
 
     results = Results()
     opened: dict[str, FeatureDataModule] = {}
@@ -90,7 +97,10 @@ def score_all(study: Study, cells: Path) -> Results:
         name = given or detector.name
         results.detectors[name] = detector
         results.settings[name] = trained_settings(str(checkpoint))
-        results.warnings += [f"{name}: {sentence}" for sentence in calibration_concerns(detector)]
+        results.warnings += [f"{name}: {sentence}" for sentence in pipeline.calibration_concerns(detector)]
+        families = described.get("generator_families") or {}
+        results.trained[name] = pipeline.trained_on(detector, described)
+        results.training[name] = training(described)
         content = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
         for where, source in study.sources.items():
             for perturbation in study.perturbations:
@@ -102,7 +112,7 @@ def score_all(study: Study, cells: Path) -> Results:
                 what: dict[str, Any] = {"checkpoint": content, "images": _identity(data), "perturbation": data.perturbation, "name": name}
                 what |= {"data": dict(study.data), "features": data.cache.extractor_fingerprint}
                 log.info("%s on %s, perturbation %s", name, where, data.perturbation)
-                results.tables.append(_cell(study, data, detector, name, cells / f"{fingerprint(what)}.parquet"))
+                results.tables.append(_cell(study, data, detector, name, cells / f"{fingerprint(what)}.parquet", families))
     return results
 
 
@@ -170,7 +180,7 @@ def _concerns(data: FeatureDataModule, described: dict[str, Any], detector: str)
     return [f"{detector}: {sentence}" if detector else sentence for sentence in found]
 
 
-def _cell(study: Study, data: FeatureDataModule, detector: Detector, name: str, path: Path) -> "pd.DataFrame":
+def _cell(study: Study, data: FeatureDataModule, detector: Detector, name: str, path: Path, families: Mapping[str, str]) -> "pd.DataFrame":
     """Predictions of one detector on one data set under one perturbation, from the file where it is there."""
     from evaluation.predictions import read_predictions, write_predictions
     from workflow import pipeline
@@ -188,7 +198,7 @@ def _cell(study: Study, data: FeatureDataModule, detector: Detector, name: str, 
     )
     data.trainer = trainer  # the loader fills up to its number of ranks
     scores = pipeline.score(trainer, detector, [data.test_dataloader()])
-    table = pipeline.predictions_table(data.records(), scores, detector, name, data.perturbation)
+    table = pipeline.predictions_table(data.records(), scores, detector, name, data.perturbation, families)
     if is_main_process():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_predictions(path, table)
@@ -222,7 +232,7 @@ def write_study(study: Study, results: Results, folder: Path, reals_from: Mappin
     """
     import pandas as pd
 
-    from evaluation import compared
+    from evaluation import compared, generalisation, matrices
     from evaluation.results import write_results
     from evaluation.tables import documents_of
     from workflow import pipeline
@@ -230,7 +240,7 @@ def write_study(study: Study, results: Results, folder: Path, reals_from: Mappin
     frame = pd.concat(results.tables, ignore_index=True)
     thresholds = {name: detector.threshold for name, detector in results.detectors.items()}
     several = len(study.sources) > 1
-    told = [f"{data.source.name}: {sentence}" if several else sentence for data in results.modules for sentence in data.warnings()]
+    told = [f"{data.source.name}: {sentence}" if several else sentence for data in results.modules for sentence in concerns(data)]
     warnings = list(dict.fromkeys([*results.warnings, *told]))
     if len(frame["dataset"].unique()) > 1:
         warnings.append("Numbers over all images pool several data sets, whose scores may differ for other reasons than generation.")
@@ -243,7 +253,11 @@ def write_study(study: Study, results: Results, folder: Path, reals_from: Mappin
     facts |= {"extractor": "; ".join(dict.fromkeys(pipeline.described(data.extractor.settings()) for data in results.modules))}
     one = next(iter(thresholds.values())) if len(thresholds) == 1 else thresholds
     settings = {
-        name: {"detector": results.settings[name], "extractor": extractor.settings()["init_args"]}
+        name: {
+            "detector": results.settings[name],
+            "extractor": extractor.settings()["init_args"],
+            "training": compared.training_of(**results.training[name]),
+        }
         for name, extractor in results.extractors.items()
     }
     metrics = write_results(
@@ -256,12 +270,41 @@ def write_study(study: Study, results: Results, folder: Path, reals_from: Mappin
         reals_from=reals_from,
         targets=targets,
         settings=settings,
+        trained=results.trained,
+        vectors=_vectors(results, frame),
     )
     words = pipeline.last_words(metrics, thresholds, folder)
+    told_of = [matrices.text(documents_of(metrics, next(iter(thresholds))), results.trained)]
+    told_of += [generalisation.text(metrics["generalisation"])] if "generalisation" in metrics else []
+    words = "\n".join([*(text for text in told_of if text), words])
     if targets is None:
         return words
     documents = documents_of(metrics, next(iter(thresholds)))
     return f"{compared.text(targets, compared.compare(targets, documents, settings))}\n{words}"
+
+
+def training(described: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its detector's training images: arguments of `compared.training_of`."""
+    return {
+        "generators": described.get("trained_generators") or [],
+        "views": described.get("views") or [described["perturbation"]],
+        "images": described.get("trained_images"),
+        "datasets": described.get("trained_datasets"),
+    }
+
+
+def _vectors(results: Results, frame: "pd.DataFrame") -> dict[str, Any]:
+    """By detector a function that gives the vectors which it saw of images as they are, for a map of them."""
+    from workflow import pipeline
+
+    clean = [data for data in results.modules if data.perturbation == "none"]
+    found: dict[str, Any] = {}
+    for name, detector in results.detectors.items():
+        own = [data for data in clean if data.extractor.settings() == results.extractors[name].settings()]
+        loads = {key: load for data in own if (load := pipeline.vectors(data, detector)) for key in (r.key for r in data.records())}
+        if loads:
+            found[name] = lambda keys, loads=loads: np.concatenate([loads[key]([key]) for key in keys])
+    return found
 
 
 def _pictures(results: Results) -> Any:

@@ -11,11 +11,23 @@ from datamodules.paths import ImageList, NamedImage
 from datamodules.scoring import Scored, Scorer
 from evaluation.decision import ERROR, Rule, Tally, spread
 from evaluation.rows import Row, RowWriter, one_line
+from modules.detectors.answers import answer_columns
+from modules.detectors.base import Detector
 from modules.metrics.functional import Threshold
 
 log = logging.getLogger("undertow")
 
 COLUMNS = ["key", "path", "score", "probability", "verdict", "reason"]
+
+
+def columns_of(detector: Detector, spread: bool) -> list[str]:
+    """The columns of the rows that a detector's images get.
+
+    Args:
+        detector: One of families has columns of its own.
+        spread: Whether re-encodings are scored besides.
+    """
+    return [*COLUMNS, *(answer_columns(detector)), *(["spread"] if spread else [])]
 
 
 def find_rule(scorer: Scorer, threshold: float | None, abstains: bool) -> tuple[Rule, list[str]]:
@@ -34,7 +46,7 @@ def find_rule(scorer: Scorer, threshold: float | None, abstains: bool) -> tuple[
             f"The checkpoint has no threshold ({stored.reason}): there are scores, but no verdicts. --threshold VALUE sets one."
         )
     else:
-        log.info("threshold %.4g, set for a false positive rate of %g on %d validation reals", stored.value, stored.fpr, stored.n)
+        log.info("threshold %.4g, %s", stored.value, stored.origin)
     ranges = scorer.described.get("calibrated_on") or {}
     if not ranges and abstains:
         warnings.append("The checkpoint does not say what it was calibrated on: images unlike that get a verdict like all others.")
@@ -114,7 +126,7 @@ def write_rows(scorer: Scorer, images: ImageList, rule: Rule, writer: RowWriter,
 
 def row_of(scored: Scored, rule: Rule) -> Row:
     """The row of one image: all columns that there may be."""
-    told: dict[str, object] = {"key": scored.key or None, "path": scored.path, "probability": scored.probability}
+    told: dict[str, object] = {"key": scored.key or None, "path": scored.path, "probability": scored.probability} | scored.answers
     if not scored.scores:
         return told | {"score": None, "spread": None, "verdict": ERROR, "reason": scored.reason}
     verdict, reason = rule.decide(scored.scores, scored.diagnostics)

@@ -73,8 +73,10 @@ class FeatureCache:
         self.folder = Path(root) / features / images
 
     def reader(self) -> ShardReader:
-        """The features that are there now."""
-        return ShardReader(self.folder)
+        """The features that are there now: of this source, and of the same images in another source's directory."""
+        _, perturbation, images = self.folder.name.rsplit("-", 2)
+        same = self.folder.parent.glob(f"*-{perturbation}-{images}") if self.folder.parent.is_dir() else ()
+        return ShardReader(self.folder, others=sorted(folder for folder in same if folder != self.folder))
 
     def missing(self, records: Iterable[Record]) -> list[Record]:
         """Records without features, leaving out those that failed before."""
@@ -96,7 +98,7 @@ class FeatureCache:
         Returns:
             What was written.
         """
-        reader = self.reader()
+        reader = ShardReader(self.folder)
         failures = [*source_failures, *reader.failures]
         manifest = {
             "settings": self.settings,
@@ -109,9 +111,13 @@ class FeatureCache:
         write_atomically(self.folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
         return manifest
 
-    def poor_features(self) -> list[str]:
-        """A sentence for each diagnostic whose median is below what the extractor expects."""
-        figures, found = self.reader().diagnostics(), []
+    def poor_features(self, samples: Iterable[tuple[str, str]] | None = None) -> list[str]:
+        """A sentence for each diagnostic whose median is below what the extractor expects.
+
+        Args:
+            samples: Key and caption hash of the images that count; all of this directory by default.
+        """
+        figures, found = (ShardReader(self.folder) if samples is None else self.reader()).diagnostics(samples), []
         for name, (limit, meaning) in self.extractor.warn_below.items():
             median = statistics.median(figures[name]) if figures.get(name) else limit
             if median < limit:

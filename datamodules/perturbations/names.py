@@ -13,6 +13,7 @@
 | `grayscale` | ITU-R 601 luma in all three channels |
 | `horizontal_flip` | mirrored, with probability 0.5 |
 | `rotate_30` | turned by an angle between −30 and 30 degrees, bilinear, black corners, size kept |
+| `shuffle_4` | cut into 4 × 4 equal tiles (cropped to what divides) that are put together in a random order, not the image's own |
 | `color_jitter` | brightness, contrast and saturation times 0.75 … 1.25, hue by −0.1 … 0.1 of the circle, in a random order |
 
 Links joined by `+` are done one after the other: `resize_0.5+jpeg_75`. Each has one spelling only, because the name is a part of a cache
@@ -80,6 +81,7 @@ _WITH_NUMBER = {
     "blur_*": _Parameter("SIGMA", 0.1, 20.0, False, operations.blur),
     "noise_*": _Parameter("SIGMA", 0.001, 1.0, False, operations.noise),
     "rotate_*": _Parameter("DEGREES", 1, 180, True, operations.rotate),
+    "shuffle_*": _Parameter("N", 2, 64, True, operations.shuffle),
 }
 _FORMS = [
     *_WITHOUT_NUMBER,
@@ -87,7 +89,18 @@ _FORMS = [
 ]
 _EXAMPLES = {  # by their form, for what is nearly one of them
     re.sub(r"[0-9.]+", "#", example): example
-    for example in (*_WITHOUT_NUMBER, "jpeg_40", "webp_80", "resize_0.5", "limit_1600", "crop_256", "blur_1.0", "noise_0.05", "rotate_30")
+    for example in (
+        *_WITHOUT_NUMBER,
+        "jpeg_40",
+        "webp_80",
+        "resize_0.5",
+        "limit_1600",
+        "crop_256",
+        "blur_1.0",
+        "noise_0.05",
+        "rotate_30",
+        "shuffle_4",
+    )
 }
 _OTHER_WORDS = {"upload": REUPLOADS[0], "flip": "horizontal_flip", "scale": "resize_0.5", "gaussian": "noise_0.05"}
 

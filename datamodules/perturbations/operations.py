@@ -157,6 +157,31 @@ def rotate(image: Pixels, seed: int, degrees: float) -> Pixels:
     return np.array(Image.fromarray(image).rotate(angle, Image.Resampling.BILINEAR))
 
 
+def shuffle(image: Pixels, seed: int, tiles: float) -> Pixels:
+    """The image cut into `tiles` × `tiles` equal tiles that are put together in a random order: content goes, texture stays.
+
+    All orders are equally likely but the image's own, which would be no change. What does not divide evenly is cropped, an equal part of it
+    on either side.
+
+    Raises:
+        ImageError: A side has fewer pixels than tiles.
+    """
+    across = int(tiles)
+    height, width = (side // across for side in image.shape[:2])
+    if min(height, width) < 1:
+        msg = f"The image has {image.shape[1]}x{image.shape[0]} pixels, too few for {across}x{across} tiles; use a smaller shuffle_N."
+        raise ImageError(msg)
+    top, left = (image.shape[0] - height * across) // 2, (image.shape[1] - width * across) // 2
+    even = image[top : top + height * across, left : left + width * across]
+    parts = even.reshape(across, height, across, width, -1).swapaxes(1, 2).reshape(across**2, height, width, -1)
+    rng = np.random.default_rng(seed)
+    order = own = np.arange(across**2)
+    while np.array_equal(order, own):
+        order = rng.permutation(across**2)
+    rows = parts[order].reshape(across, across, height, width, -1).swapaxes(1, 2)
+    return np.ascontiguousarray(rows.reshape(even.shape))
+
+
 def color_jitter(image: Pixels, seed: int) -> Pixels:
     """Brightness, contrast, saturation and hue changed at random, by torchvision's definitions.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.records import Failure
-from datamodules.shards.index import Index, Row, damaged, index_path, open_plain, read_index, shards_of, write_index
+from datamodules.shards.index import Index, Row, ShardError, damaged, index_path, open_plain, read_index, shards_of, write_index
 from datamodules.shards.tar import Arrays, decode, read_contents, read_features
 
 log = logging.getLogger(__name__)
@@ -52,12 +52,14 @@ class ShardReader:
     Args:
         folder: The cache directory; may be missing or empty.
         rebuild: Write the lost index of a complete shard anew.
+        others: Further cache directories with features of the same kind, for samples that the first one lacks. What is damaged there is
+            left out with a warning, and failures there are not this directory's.
 
     Raises:
         ShardError: If an index cannot be read, or a shard is missing or has another size than its index says.
     """
 
-    def __init__(self, folder: Path, rebuild: bool = True) -> None:
+    def __init__(self, folder: Path, rebuild: bool = True, others: Iterable[Path] = ()) -> None:
         self.folder = Path(folder)
         self.failures: list[Failure] = []
         self._rows: dict[tuple[str, str], tuple[int, Row]] = {}
@@ -68,6 +70,11 @@ class ShardReader:
         for shard in shards_of(self.folder):
             if os.path.lexists(index_path(shard)) or (rebuild and shard.stat().st_size and rebuild_index(shard)):
                 self._add(shard)
+        for shard in (shard for other in others for shard in shards_of(other) if os.path.lexists(index_path(shard))):
+            try:
+                self._add(shard, own=False)
+            except ShardError as error:
+                log.warning("not read: %s", error)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -124,14 +131,15 @@ class ShardReader:
                 raise damaged(self._shards[number], f"it cannot be opened any more ({error.strerror or error})") from error
         return self._descriptors[number]
 
-    def _add(self, shard: Path) -> None:
+    def _add(self, shard: Path, own: bool = True) -> None:
         index = read_index(shard)
         status = shard.lstat()
         if not stat.S_ISREG(status.st_mode):
             raise damaged(shard, "it is a link or something else than a plain file")
         if status.st_size != index.bytes:
             raise damaged(shard, f"it has {status.st_size} bytes where its index says {index.bytes}")
-        self.failures.extend(index.failures)
+        if own:
+            self.failures.extend(index.failures)
         self._shards.append(shard)
         self._sizes.append(index.bytes)
         for row in index.rows:

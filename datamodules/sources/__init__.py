@@ -1,8 +1,10 @@
-"""Where records come from: folders, manifests, the built-in set."""
+"""Where records come from: folders, manifests, the built-in set, several of these."""
 
 from datamodules.sources.base import Source
 from datamodules.sources.builtin import BuiltInSource
 from datamodules.sources.folder import FolderSource
+from datamodules.sources.images import ImagesSource
+from datamodules.sources.joined import JoinedSource
 from datamodules.sources.manifest import ManifestSource
 
-__all__ = ["BuiltInSource", "FolderSource", "ManifestSource", "Source"]
+__all__ = ["BuiltInSource", "FolderSource", "ImagesSource", "JoinedSource", "ManifestSource", "Source"]

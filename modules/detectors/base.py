@@ -1,9 +1,9 @@
 """The detector that all others are: one step, metrics for each split, a threshold from validation reals."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -14,6 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
 from modules.detectors.calibration import Calibrator, Method
+from modules.detectors.samples import Samples
+from modules.errors import ModelError
 from modules.metrics.functional import Threshold, threshold_at_fpr
 from modules.metrics.ranking import RankingMetric, ranking_metrics
 from modules.seeds import seed_step
@@ -21,6 +23,7 @@ from modules.settings import settings_of
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 SchedulerCallable = Callable[[Optimizer], LRScheduler]
+Target = Literal["binary", "family", "generator"]
 
 # Constructor arguments that scoring does not need; callables would make a checkpoint unloadable with weights_only.
 TRAINING_ONLY = ("optimizer", "scheduler")
@@ -43,22 +46,29 @@ class Detector(pl.LightningModule, ABC):
     Args:
         optimizer: From parameters to an optimiser.
         scheduler: From the optimiser to a learning-rate schedule, stepped once an epoch; none by default.
-        threshold_fpr: False positive rate at which the threshold is set on the validation set's real images.
+        threshold_fpr: False positive rate at which the threshold is set on the validation set's real images; None for the detector's own
+            boundary, a score of 0.
         calibration: How a score becomes a probability: `none`; `sigmoid` (it is a logit already); `temperature` or `logistic`, fitted on
             the validation set with real and generated images weighted alike.
+
+    Attributes:
+        target: What it learns: `binary` (real or fake), or the `family` or the `generator` of an image.
+        classes: Names of the classes that it tells apart, the first of them `real`; None for a binary target, or where none are known yet.
     """
 
     name: ClassVar[str] = "detector"
+    target: Target = "binary"
+    classes: list[str] | None = None
 
     def __init__(
         self,
         optimizer: OptimizerCallable = lambda parameters: AdamW(parameters, lr=1e-4, weight_decay=1e-4),
         scheduler: SchedulerCallable | None = None,
-        threshold_fpr: float = 0.05,
+        threshold_fpr: float | None = 0.05,
         calibration: Method = "none",
     ) -> None:
         super().__init__()
-        if not 0 < threshold_fpr < 1:
+        if threshold_fpr is not None and not 0 < threshold_fpr < 1:
             msg = f"threshold_fpr is {threshold_fpr}; a false positive rate lies between 0 and 1"
             raise ValueError(msg)
         self.optimizer = optimizer
@@ -89,6 +99,32 @@ class Detector(pl.LightningModule, ABC):
     def learns(self) -> bool:
         """Whether there is anything for an optimiser; where not, train.py only measures threshold and calibration."""
         return True
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether `begin` must see all training samples first; False by default."""
+        return False
+
+    def begin(self, samples: Samples) -> None:
+        """Look at all training samples before training, validation or a resumed run, whose checkpoint is loaded over what comes of it.
+
+        The same samples give the same result. Nothing by default.
+
+        Args:
+            samples: Of the training split, views and repeats included.
+        """
+
+    def learn_classes(self, names: Sequence[str]) -> None:
+        """Take the names of the classes of the training images, before `begin`.
+
+        Args:
+            names: `real` and then those of the fakes. Where the detector has them in another order already, that of `classes` stays.
+
+        Raises:
+            ModelError: If the detector has other classes, or knows none at all, as by default.
+        """
+        msg = f"{type(self).__name__} tells real from fake only, and cannot learn the classes {', '.join(names)}; use a probe"
+        raise ModelError(msg)
 
     def check_features(self, extractor: dict[str, Any], perturbation: str) -> None:
         """Refuse features that the detector was not made for; nothing to refuse by default.
@@ -125,26 +161,50 @@ class Detector(pl.LightningModule, ABC):
         """What training minimises; binary cross-entropy of the single logit by default."""
         return binary_cross_entropy_with_logits(self.score(outputs), batch["label"].float())
 
+    def told(self, outputs: Tensor, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What there is to say of a batch besides the scores; nothing by default.
+
+        Args:
+            outputs: Of `forward`.
+            features: What they were made of.
+
+        Returns:
+            For a detector of classes `class`, int64 `[B]`, -1 for unknown, and `class_probability`, float64 `[B]`, that of the predicted
+            class, NaN where there is none; where it is measured `novelty`, float64 `[B]`, larger for less like the training images.
+        """
+        return {}
+
+    def keep_validated(self, outputs: Tensor, batch: dict[str, Any]) -> None:
+        """Keep what the end of the validation needs of a batch besides the scores; nothing by default.
+
+        Args:
+            outputs: Of `forward`, without gradient.
+            batch: What they were made of.
+        """
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Random crops and the like depend on the step: a resumed run draws those that an undisturbed one would have."""
         seed_step(self.current_epoch, batch_idx, self.global_rank)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One step of training."""
-        return self._step(batch, "train")
+        return self._step(batch, "train")[2]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Loss and scores of a validation batch."""
-        scores = self._step(batch, "val", returns_scores=True)
+        outputs, scores, _ = self._step(batch, "val")
         self.val_scores.update(scores, batch["label"], batch["index"])
+        self.keep_validated(outputs, batch)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Loss and scores of a test batch."""
         self._step(batch, "test")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """`key` and `score` of each image of a batch."""
-        return {"key": batch["key"], "score": self.score(self(batch["features"])).double().cpu()}
+        """`key` and `score` of each image of a batch, and what is `told` besides."""
+        outputs = self(batch["features"])
+        told = {name: values.cpu() for name, values in self.told(outputs, batch["features"]).items()}
+        return {"key": batch["key"], "score": self.score(outputs).cpu().double(), **told}
 
     def on_train_epoch_end(self) -> None:
         """Log the training metrics, measured on augmented images."""
@@ -154,7 +214,8 @@ class Detector(pl.LightningModule, ABC):
         """Set the threshold on the reals' scores, fit the calibration, and log the validation metrics."""
         if not self.trainer.sanity_checking:
             scores, labels = self.val_scores.compute()
-            self.threshold = threshold_at_fpr(scores[labels == 0], self.threshold_fpr)
+            reals, fpr = scores[labels == 0], self.threshold_fpr
+            self.threshold = Threshold(0.0, None, len(reals)) if fpr is None else threshold_at_fpr(reals, fpr)
             self.calibrator.fit(scores, labels)
         self.val_scores.reset()
         self._log_metrics("val")
@@ -191,18 +252,17 @@ class Detector(pl.LightningModule, ABC):
             told = checkpoint["undertow"].get("calibration", {})
             self.calibrator.n, self.calibrator.reason = told.get("n", 0), told.get("reason", self.calibrator.reason)
 
-    def _step(self, batch: dict[str, Any], split: str, returns_scores: bool = False) -> Tensor:
-        """The one step of all splits: outputs, loss, scores kept for the metrics; gives the loss, or the scores."""
+    def _step(self, batch: dict[str, Any], split: str) -> tuple[Tensor, Tensor, Tensor]:
+        """The one step of all splits: outputs without gradient, scores, which are kept for the metrics, and the loss (0 without one)."""
         outputs = self(batch["features"])
         scores = self.score(outputs.detach())
         getattr(self, f"{split}_metrics").update(scores, batch["label"], batch["index"])
-        if not self.learns:
-            return scores
-        loss = self.loss(outputs, batch)
-        getattr(self, f"{split}_loss").update(loss.detach(), len(scores))
+        loss = self.loss(outputs, batch) if self.learns else scores.new_zeros(())
+        if self.learns:
+            getattr(self, f"{split}_loss").update(loss.detach(), len(scores))
         if split == "train":
             self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=len(scores))
-        return scores if returns_scores else loss
+        return outputs.detach(), scores, loss
 
     def _log_metrics(self, split: str) -> None:
         """Compute and log an epoch's loss and metrics.

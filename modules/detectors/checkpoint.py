@@ -17,7 +17,7 @@ from modules.settings import from_settings
 METADATA, TENSORS = "undertow", "undertow."
 # Constructor arguments that name weights to start from, and what they are once there are trained ones: the checkpoint holds what came of
 # them, and the files may be far away.
-START: dict[str, Any] = {"pretrained": False, "weights": None, "checkpoints": None}
+START: dict[str, Any] = {"pretrained": False, "weights": None, "checkpoints": None, "start": None}
 
 
 def load_detector(path: str) -> tuple[Detector, dict[str, Any]]:
@@ -76,12 +76,12 @@ def _without(settings: Any, start: dict[str, Any]) -> Any:
 
 
 def trained_settings(path: str) -> dict[str, Any]:
-    """Constructor arguments of a checkpoint's detector as it was trained, with the weights that it started from.
+    """`class_path` and `init_args` of a checkpoint's detector as it was trained, with the weights that it started from.
 
     Raises:
         CheckpointError: As for `load_detector`.
     """
-    return dict(_described(path)[1]["detector"]["init_args"])
+    return dict(_described(path)[1]["detector"])
 
 
 def build_extractor(described: dict[str, Any]) -> Extractor:

@@ -29,7 +29,7 @@ class Fusion(Detector):
         detectors: By name, frozen and calibrated each: with released weights by `calibration: sigmoid`.
         rule: `soft_or` (1 - Π(1 - p): fake if any member finds so), `mean_logit`, `max_logit` or `mean_probability`.
         checkpoints: Further members by name, from checkpoints of train.py that were calibrated. The fusion's own checkpoint holds them.
-        threshold_fpr: False positive rate at which the threshold is set on the validation set's real images.
+        threshold_fpr: False positive rate at which the threshold is set on the validation set's real images; None for even odds.
         calibration: How the fused score becomes a probability; see `Detector`. With `sigmoid` it is the fused probability itself, which
             is calibrated no better than the rule's assumptions hold; `logistic` fits it anew.
 
@@ -44,7 +44,7 @@ class Fusion(Detector):
         detectors: dict[str, Detector] | None = None,
         rule: Rule = "soft_or",
         checkpoints: dict[str, str] | None = None,
-        threshold_fpr: float = 0.05,
+        threshold_fpr: float | None = 0.05,
         calibration: Method = "none",
     ) -> None:
         super().__init__(threshold_fpr=threshold_fpr, calibration=calibration)
@@ -109,10 +109,6 @@ class Fusion(Detector):
             ModelError: If a member is not calibrated.
         """
         return RULES[self.rule](torch.stack([self._logits(name, member, features) for name, member in self._members()]))
-
-    def configure_optimizers(self) -> Any:
-        """None."""
-        return None
 
     def _logits(self, name: str, member: Detector, features: dict[str, Tensor]) -> Tensor:
         scores = member.score(member({feature: features[f"{name}.{feature}"] for feature in member.features}))

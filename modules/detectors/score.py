@@ -101,7 +101,3 @@ class ScoreDetector(Detector):
             raise ModelError(msg)
         if float(auroc(scores, labels)) < 0.5:
             self.direction.neg_()
-
-    def configure_optimizers(self) -> Any:
-        """None."""
-        return None

@@ -2,6 +2,7 @@
 
 from modules.extractors.autoencoder import AutoencoderError
 from modules.extractors.base import Extractor
+from modules.extractors.colour import ColourExtractor
 from modules.extractors.complexity import Complexity
 from modules.extractors.discrepancy import PerturbationDiscrepancy
 from modules.extractors.divergence import Divergence
@@ -12,9 +13,11 @@ from modules.extractors.likelihood import Likelihood
 from modules.extractors.reconstruction import ReconstructionError
 from modules.extractors.similarity import PerturbationSimilarity
 from modules.extractors.together import Together
+from modules.extractors.unet_embedding import UNetEmbeddingExtractor
 
 __all__ = [
     "AutoencoderError",
+    "ColourExtractor",
     "Complexity",
     "Divergence",
     "EmbeddingExtractor",
@@ -26,4 +29,5 @@ __all__ = [
     "PerturbationSimilarity",
     "ReconstructionError",
     "Together",
+    "UNetEmbeddingExtractor",
 ]

@@ -35,7 +35,8 @@ class PerturbationSimilarity(EncoderExtractor):
     re-implementations of MINDER use on pixels. Perturbed images are not clamped, so that the noise stays Gaussian.
 
     Args:
-        encoder: `open_clip/ARCHITECTURE/TAG` or `timm/NAME`; a file of weights may stand for the tag (see `parse_name`).
+        encoder: `open_clip/ARCHITECTURE/TAG`, `timm/NAME` or `torchvision/NAME/WEIGHTS`; a file may stand for the weights (see
+            `parse_name`).
         pretrained: Load the encoder's weights; without, they are random numbers, for tests.
         projection: Embed in the space that images share with texts; otherwise before the projection to it (open_clip only).
         size: Side in pixels of the square that the encoder sees; the encoder's own by default.
@@ -45,6 +46,8 @@ class PerturbationSimilarity(EncoderExtractor):
             `max` of 1 - similarity.
         noise_space: `normalised` (λ in units of the encoder's deviation of each channel) or `unit` (of pixels in [0, 1]).
         rows_at_once: Images and perturbed copies that go through the network together; changes no number.
+        mean: Of each channel in [0, 1], which is taken off before the encoder; the encoder's own by default.
+        std: Of each channel in [0, 1], by which is divided; the encoder's own by default. The unit of λ where the noise is `normalised`.
     """
 
     name: ClassVar[str] = "similarity"
@@ -60,8 +63,10 @@ class PerturbationSimilarity(EncoderExtractor):
         reduce: Literal["mean", "min", "max"] = "mean",
         noise_space: Literal["normalised", "unit"] = "normalised",
         rows_at_once: int = 64,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
     ) -> None:
-        super().__init__(encoder, pretrained, projection, size)
+        super().__init__(encoder, pretrained, projection, size, mean, std)
         self.perturbations = ["noise_0.05"] if perturbations is None else perturbations
         if not self.perturbations or len(set(self.perturbations)) != len(self.perturbations):
             msg = f"perturbations is {perturbations!r}; it must name one or more, each once"

@@ -98,15 +98,23 @@ class Threshold:
 
     Attributes:
         value: Scores greater than this are called fake. None where there is no such threshold.
-        fpr: The wanted false positive rate, in (0, 1).
-        n: Number of validation reals that it was chosen on.
+        fpr: The wanted false positive rate, in (0, 1). None where `value` is the detector's own boundary (0: a margin, log-odds), so that
+            no rate was wanted.
+        n: Number of validation reals that it was chosen on; of those that there were, where it was not chosen.
         reason: Why `value` is None.
     """
 
     value: float | None
-    fpr: float
+    fpr: float | None
     n: int
     reason: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, in words that follow its value."""
+        if self.fpr is None:
+            return "the detector's own boundary, set for no false positive rate"
+        return f"set for a false positive rate of {self.fpr:g} on {self.n} validation reals"
 
 
 def curve(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Curve:

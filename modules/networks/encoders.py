@@ -1,36 +1,17 @@
-"""Image encoders of open_clip and timm by name: pixels to one embedding an image."""
+"""Image encoders of open_clip, timm and torchvision by name: pixels to one embedding an image."""
 
-import difflib
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modules.errors import ModelError, first_line
+from modules.networks.encoder_names import EncoderName, one_of, parse_name
+from modules.networks.torchvision_encoders import resize_positions, torchvision_network, torchvision_preprocessing
 
-LIBRARIES = ("open_clip", "timm")
+Parts = tuple[nn.Module, int, Sequence[float], Sequence[float]]  # network, side in pixels, mean, deviation
 SEED = 0  # of the random numbers that stand for weights where there are none
-EXAMPLES = "'open_clip/ViT-L-14/datacomp_xl_s13b_b90k' or 'timm/vit_large_patch14_dinov2.lvd142m'"
-
-
-class EncoderName(NamedTuple):
-    """The parts of an encoder's name.
-
-    Attributes:
-        library: `open_clip` or `timm`.
-        architecture: What the library calls the network.
-        weights: open_clip's tag of the weights, or a file of them; empty where the name has none.
-    """
-
-    library: str
-    architecture: str
-    weights: str
-
-    @property
-    def file(self) -> str | None:
-        """The weights where they are a file on disk."""
-        return self.weights if self.weights and Path(self.weights).is_file() else None
 
 
 class ImageEncoder(nn.Module):
@@ -75,24 +56,6 @@ class ImageEncoder(nn.Module):
         return embeddings.float()
 
 
-def parse_name(name: str) -> EncoderName:
-    """Take an encoder's name apart; nothing is loaded.
-
-    Args:
-        name: `open_clip/ARCHITECTURE/TAG`, `open_clip/ARCHITECTURE`, `timm/NAME`; in place of a tag, or after timm's name, a file of
-            weights may stand: `open_clip/ViT-L-14//data/vit.safetensors`.
-
-    Raises:
-        ModelError: If it begins with neither library, or names no architecture.
-    """
-    library, _, rest = name.partition("/")
-    architecture, _, weights = rest.partition("/")
-    if library not in LIBRARIES or not architecture:
-        msg = f"encoder {name!r} is not LIBRARY/NAME with one of the libraries {list(LIBRARIES)}; for example {EXAMPLES}"
-        raise ModelError(msg)
-    return EncoderName(library, architecture, weights)
-
-
 def encoder_size(name: str) -> int:
     """Side in pixels of the images that an encoder was trained on, from its library's configuration: no network is built.
 
@@ -102,10 +65,19 @@ def encoder_size(name: str) -> int:
     parsed = parse_name(name)
     if parsed.library == "open_clip":
         return _side(_open_clip_config(name, parsed)["vision_cfg"].get("image_size", 224), name)
+    if parsed.library == "torchvision":
+        return _side(torchvision_preprocessing(name, parsed).size, name)
     return _side(_timm_config(name, parsed).input_size[1:], name)
 
 
-def build_encoder(name: str, pretrained: bool = True, projection: bool = True, size: int | None = None) -> ImageEncoder:
+def build_encoder(
+    name: str,
+    pretrained: bool = True,
+    projection: bool = True,
+    size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> ImageEncoder:
     """An encoder in evaluation mode, on the CPU, in float32.
 
     Args:
@@ -113,22 +85,26 @@ def build_encoder(name: str, pretrained: bool = True, projection: bool = True, s
         pretrained: Load the weights that the name says, downloaded where they are not on disk. Without, they are random numbers, the
             same ones in every process.
         projection: Give open_clip's embedding in the space that it shares with texts; otherwise the pooled one before it (1024 numbers
-            for ViT-L/14, what Cozzolino et al. 2024 use). timm's networks have no projection: they give the pooled embedding either way.
+            for ViT-L/14, what Cozzolino et al. 2024 use). The others' networks have no projection: they give the pooled embedding either
+            way; torchvision's is what its classifier is given, pooled over space (SqueezeNet's 512 numbers, ResNet50's 2048).
         size: Side in pixels of the images, the encoder's own by default; position embeddings are interpolated to another.
+        mean: Of each channel in [0, 1], which is taken off; the encoder's own by default.
+        std: Of each channel in [0, 1], by which is divided; the encoder's own by default.
 
     Raises:
         ModelError: If there is no such encoder, the weights cannot be had or are others', it has no projection that could be left out,
             it does not take images of that size, or it does not fit into memory.
     """
     parsed = parse_name(name)
-    build = _open_clip if parsed.library == "open_clip" else _timm
+    build: Callable[..., Parts] = {"open_clip": _open_clip, "timm": _timm, "torchvision": _torchvision}[parsed.library]
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            return build(name, parsed, pretrained, projection, size)
+            network, side, own_mean, own_std = build(name, parsed, pretrained, projection, size)
+            return ImageEncoder(network, side, tuple(own_mean if mean is None else mean), tuple(own_std if std is None else std))
     except ModelError:
         raise
-    except Exception as error:  # the two libraries raise OSError, RuntimeError, KeyError and more
+    except Exception as error:  # the libraries raise OSError, RuntimeError, KeyError and more
         raise ModelError(_why(error, name, parsed, size)) from error
 
 
@@ -154,10 +130,15 @@ def _why(error: Exception, name: str, parsed: EncoderName, size: int | None) -> 
 def _of_a_download(error: BaseException) -> bool:
     """Whether it goes back to the disk, the hub or the network; open_clip wraps those errors in others."""
     before = error.__cause__ or error.__context__
-    return isinstance(error, OSError) or "download" in str(error).lower() or (before is not None and _of_a_download(before))
+    return (
+        isinstance(error, OSError)
+        or "download" in str(error).lower()
+        or "invalid hash" in str(error)
+        or (before is not None and _of_a_download(before))
+    )
 
 
-def _open_clip(name: str, parsed: EncoderName, pretrained: bool, projection: bool, size: int | None) -> ImageEncoder:
+def _open_clip(name: str, parsed: EncoderName, pretrained: bool, projection: bool, size: int | None) -> Parts:
     import open_clip
 
     _open_clip_config(name, parsed)
@@ -167,7 +148,7 @@ def _open_clip(name: str, parsed: EncoderName, pretrained: bool, projection: boo
         raise ModelError(msg)
     tagged = open_clip.get_pretrained_cfg(parsed.architecture, parsed.weights)
     if pretrained and not tagged and parsed.file is None:
-        msg = f"encoder {name!r}: {parsed.weights!r} is neither a file nor {_one_of(parsed.weights, _tags(parsed.architecture))}"
+        msg = f"encoder {name!r}: {parsed.weights!r} is neither a file nor {one_of(parsed.weights, _tags(parsed.architecture))}"
         raise ModelError(msg)
     model = open_clip.create_model(
         parsed.architecture,
@@ -183,7 +164,7 @@ def _open_clip(name: str, parsed: EncoderName, pretrained: bool, projection: boo
         _drop_projection(name, network)
     if size is not None:
         _check_patches(name, network, size, encoder_size(name))
-    return ImageEncoder(network, _side(settings["size"], name), settings["mean"], settings["std"])
+    return network, _side(settings["size"], name), settings["mean"], settings["std"]
 
 
 def _drop_projection(name: str, network: Any) -> None:
@@ -197,7 +178,7 @@ def _drop_projection(name: str, network: Any) -> None:
         raise ModelError(msg)
 
 
-def _timm(name: str, parsed: EncoderName, pretrained: bool, projection: bool, size: int | None) -> ImageEncoder:
+def _timm(name: str, parsed: EncoderName, pretrained: bool, projection: bool, size: int | None) -> Parts:
     import timm
 
     config = _timm_config(name, parsed)
@@ -215,7 +196,15 @@ def _timm(name: str, parsed: EncoderName, pretrained: bool, projection: bool, si
         torch.manual_seed(SEED)
         untrained = timm.create_model(parsed.architecture, pretrained=False, num_classes=0, **options)
         _check_loaded(name, network, untrained)
-    return ImageEncoder(network, size or own, config.mean, config.std)
+    return network, size or own, config.mean, config.std
+
+
+def _torchvision(name: str, parsed: EncoderName, pretrained: bool, projection: bool, size: int | None) -> Parts:
+    network, own = torchvision_network(name, parsed, pretrained)
+    if size is not None:
+        _check_patches(name, network, size, _side(own.size, name))
+        resize_positions(network, size)
+    return network, size or _side(own.size, name), own.mean, own.std
 
 
 def _check_patches(name: str, network: Any, size: int, own: int) -> None:
@@ -256,7 +245,7 @@ def _open_clip_config(name: str, parsed: EncoderName) -> dict[str, Any]:
 
     known = open_clip.list_models()
     if parsed.architecture not in known:  # open_clip takes hub ids as well, which cannot be pinned to a revision
-        msg = f"encoder {name!r}: {parsed.architecture!r} is not {_one_of(parsed.architecture, known)}"
+        msg = f"encoder {name!r}: {parsed.architecture!r} is not {one_of(parsed.architecture, known)}"
         raise ModelError(msg)
     return dict(open_clip.get_model_config(parsed.architecture))
 
@@ -266,11 +255,11 @@ def _timm_config(name: str, parsed: EncoderName) -> Any:
 
     base, _, tag = parsed.architecture.partition(".")
     if not timm.is_model(base):
-        msg = f"encoder {name!r}: timm has no model {base!r}; {_one_of(base, timm.list_models())}"
+        msg = f"encoder {name!r}: timm has no model {base!r}; {one_of(base, timm.list_models())}"
         raise ModelError(msg)
     known = [model.partition(".")[2] for model in timm.list_pretrained(f"{base}.*")]
     if tag and tag not in known:
-        msg = f"encoder {name!r}: timm's {base!r} has no weights {tag!r}; {_one_of(tag, known)}"
+        msg = f"encoder {name!r}: timm's {base!r} has no weights {tag!r}; {one_of(tag, known)}"
         raise ModelError(msg)
     return timm.get_pretrained_cfg(parsed.architecture)
 
@@ -279,12 +268,6 @@ def _tags(architecture: str) -> list[str]:
     import open_clip
 
     return list(open_clip.list_pretrained_tags_by_model(architecture))
-
-
-def _one_of(wrong: str, known: list[str]) -> str:
-    """Words for an error: the names most like a wrong one."""
-    similar = difflib.get_close_matches(wrong, known, 5, 0.4) or known[:5]
-    return f"one of its {len(known)} names; similar: {', '.join(similar) or 'none'}"
 
 
 def _side(size: Any, name: str) -> int:

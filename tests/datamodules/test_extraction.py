@@ -130,7 +130,7 @@ def test_batches_keep_the_contract(data_set):
     data = data_set()
     extract(data)
     batch = next(iter(data.train_dataloader()))
-    assert set(batch) == {"key", "label", "family", "generator", "index", "features"}
+    assert set(batch) == {"key", "label", "family", "target", "generator", "pair", "index", "features"}
     assert len(batch["key"]) == len(batch["label"]) == len(batch["generator"])
     assert batch["label"].dtype == batch["family"].dtype == torch.int64
     assert set(batch["features"]) == {"mean", "drawn", "length"}

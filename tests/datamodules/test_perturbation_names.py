@@ -9,7 +9,7 @@ from datamodules.perturbations import NAMES_HELP, REUPLOADS, STUDY, perturbation
 
 NAMES = [
     *("none", "jpeg_40", "jpeg_40_444", "webp_80", "resize_0.5", "limit_32", "crop_16", "crop_half", "blur_1.0", "noise_0.05"),
-    *("grayscale", "horizontal_flip", "rotate_30", "color_jitter", "resize_0.5+jpeg_75", *REUPLOADS),
+    *("grayscale", "horizontal_flip", "rotate_30", "color_jitter", "shuffle_4", "resize_0.5+jpeg_75", *REUPLOADS),
 ]
 
 
@@ -31,6 +31,8 @@ NAMES = [
         ("resize_0.0", "from 0.05 to 4"),
         ("rotate_181", "from 1 to 180"),
         ("crop_0", "from 16 to 16384"),
+        ("shuffle_1", "N of shuffle_N must be a whole number from 2 to 64, not '1'"),
+        ("shuffle_2.0", "whole number"),
         ("limit_1", "from 16 to 16384"),
         ("resize_1.0", "write none"),
         ("noise_0.050", "write noise_0.05, the only spelling"),
@@ -57,6 +59,7 @@ def test_a_wrong_number_or_spelling_is_refused_with_what_is_right(name, told):
         ("horizontal_flip_0.5", "horizontal_flip"),
         ("crop_halff", "crop_half"),
         ("rotation_30", "rotate_30"),
+        ("shufle_4", "shuffle_4"),
         ("reupload_facebook", REUPLOADS[0]),
         ("resize_0.5+jpgg_75", "jpeg_40"),
     ],

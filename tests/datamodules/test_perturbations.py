@@ -20,9 +20,9 @@ from datamodules.reader import ImageError
 
 NAMES = [
     *("none", "jpeg_40", "jpeg_40_444", "webp_80", "resize_0.5", "resize_1.7", "limit_32", "crop_16", "crop_half", "blur_1.0"),
-    *("noise_0.05", "grayscale", "horizontal_flip", "rotate_30", "color_jitter", "resize_0.5+jpeg_75", *REUPLOADS),
+    *("noise_0.05", "grayscale", "horizontal_flip", "rotate_30", "color_jitter", "shuffle_4", "resize_0.5+jpeg_75", *REUPLOADS),
 ]
-RANDOM = ["crop_16", "crop_half", "noise_0.05", "horizontal_flip", "rotate_30", "color_jitter", "crop_half+noise_0.05"]
+RANDOM = ["crop_16", "crop_half", "noise_0.05", "horizontal_flip", "rotate_30", "color_jitter", "shuffle_4", "crop_half+noise_0.05"]
 SEED = 0x123456789ABCDEF
 
 
@@ -219,6 +219,44 @@ def test_a_rotation_is_scipys_bilinear_one():
     assert np.abs(found - expected)[inside].max() < 1.1
 
 
+def tiles(image, across):
+    height, width = (side // across for side in image.shape[:2])
+    return [
+        image[row : row + height, column : column + width]
+        for row in range(0, height * across, height)
+        for column in range(0, width * across, width)
+    ]
+
+
+@pytest.mark.parametrize(("name", "shape", "cropped"), [("shuffle_2", (64, 48), (64, 48)), ("shuffle_7", (33, 17), (28, 14))])
+def test_a_shuffled_image_is_made_of_the_same_tiles(name, shape, cropped):
+    across = int(name[-1])
+    image = coordinates(*shape)
+    top, left = (shape[0] - cropped[0]) // 2, (shape[1] - cropped[1]) // 2
+    middle = image[top : top + cropped[0], left : left + cropped[1]]
+    found = perturbation(name)(image, SEED)
+    assert found.shape == middle.shape
+    assert sorted(tile.tobytes() for tile in tiles(found, across)) == sorted(tile.tobytes() for tile in tiles(middle, across))
+    assert not np.array_equal(found, middle)
+
+
+def test_orders_of_tiles_are_equally_likely_but_never_the_images_own():
+    image = coordinates(2, 2)
+    counts = {}
+    for seed in range(2300):
+        order = perturbation("shuffle_2")(image, seed).tobytes()
+        counts[order] = counts.get(order, 0) + 1
+    assert image.tobytes() not in counts
+    assert len(counts) == 23
+    assert 60 < min(counts.values()) <= max(counts.values()) < 145  # 100 each, four standard deviations and a half
+
+
+def test_too_few_pixels_for_the_tiles_is_a_reason():
+    with pytest.raises(ImageError, match="40x3 pixels, too few for 4x4 tiles") as refused:
+        perturbation("shuffle_4")(picture(3, 40), SEED)
+    assert "smaller shuffle_N" in refused.value.reason
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_color_jitter_is_torchvisions_with_the_same_draws(seed):
     image = picture()
@@ -244,7 +282,7 @@ def test_what_comes_out_is_an_image_and_what_went_in_is_as_it_was(name, shape):
     np.testing.assert_array_equal(image, before)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "crop_16"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("crop_16", "shuffle_4")])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 1), (2, 3)])
 def test_the_smallest_images_are_no_special_case(name, shape):
     found = perturbation(name)(picture(*shape), SEED)

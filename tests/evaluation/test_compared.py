@@ -2,19 +2,21 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 
-from evaluation.compared import COLUMNS, compare, lookup, text, verdict, write_compared
+from evaluation.compared import COLUMNS, compare, lookup, text, training_of, verdict, write_compared
 from evaluation.statistics import metrics_document
 from evaluation.tables import documents_of
 from evaluation.targets import Target, Targets, read_targets
-from modules.detectors import ScoreDetector
+from modules.detectors import MLPProbe, ScoreDetector, SVMProbe
 from modules.diffusion import LatentDenoiser
-from modules.extractors import Divergence, ImageExtractor, ReconstructionError
+from modules.extractors import Divergence, EmbeddingExtractor, ImageExtractor, ReconstructionError
+from modules.metrics.functional import Threshold
 from modules.settings import settings_of
 from tests.evaluation.rows import THRESHOLD, usual_table
 
@@ -60,6 +62,113 @@ def test_under_a_perturbation_it_is_that_generator_under_that_perturbation(docum
     assert value != documents["probe"]["by_perturbation"]["crop_half"]["auroc"]["value"]
 
 
+@pytest.mark.parametrize("perturbation", ["none", "crop_half"])
+@pytest.mark.parametrize("metric", ["accuracy", "auroc"])
+def test_without_a_generator_it_is_all_of_the_data_set_together(documents, perturbation, metric):
+    found = one(documents, {"generator": None, "perturbation": perturbation, "metric": metric})
+    record = documents["probe"]["by_dataset_and_perturbation"][perturbation]["faces"]
+    assert (found.difference, found.measured_on) == (record[metric]["value"] - 0.5, "faces")
+    assert (found.n_real, found.n_fake) == (240, 240)
+    assert record[metric] != documents["probe"]["by_perturbation"][perturbation][metric]
+
+
+def test_the_only_data_set_has_all_metrics():
+    table = usual_table().query("dataset == 'faces'")
+    documents = documents_of(metrics_document(table, THRESHOLD, resamples=20), "probe")
+    assert one(documents, {"generator": None, "metric": "average_precision"}).difference is not None
+
+
+def trained(generators, views, images=None):
+    return {"probe": SETTINGS["probe"] | {"training": training_of(generators, views, images)}}
+
+
+@pytest.mark.parametrize(
+    ("published", "generators", "views", "reason"),
+    [
+        ("elsa/jpeg_40", ["elsa/a", "elsa/b"], ["jpeg_40"], None),
+        ("elsa", ["elsa/a"], ["none"], None),
+        ("elsa/jpeg_40", ["elsa/a"], ["none"], "trained on elsa, published: elsa/jpeg_40"),
+        ("elsa", ["elsa/a"], ["jpeg_40"], "trained on elsa/jpeg_40, published: elsa"),
+        ("elsa/jpeg_40", ["elsa/a", "faces/b"], ["jpeg_40"], "trained on elsa+faces/jpeg_40, published: elsa/jpeg_40"),
+        ("elsa/jpeg_40", ["elsa/a"], ["jpeg_40", "none"], "trained on elsa/jpeg_40+none, published: elsa/jpeg_40"),
+        ("elsa", [], ["none"], "trained on no fakes, published: elsa"),
+    ],
+)
+def test_training_data_and_condition_must_be_the_published_ones(documents, published, generators, views, reason):
+    targets = Targets("a paper", "", "", "", [target(train=published)])
+    [found] = compare(targets, documents, trained(generators, views))
+    assert found.reasons == (() if reason is None else (reason,))
+    assert (found.difference is None) is (reason is not None)
+
+
+def test_real_images_of_another_data_set_are_training_data_too():
+    made = training_of(["elsa/a", "elsa/b"], ["none"], 10, ["faces", "elsa"])
+    assert made == {"name": "elsa+faces", "dataset": "elsa+faces", "perturbation": "none", "generators": 2, "images": 10}
+
+
+def test_training_data_is_a_setting_too(documents):
+    required = {
+        "probe": {"training.images": (100,), "training.generators": (2,), "detector.class_path": ("x.SVM",), "detector.deep": (True,)}
+    }
+    targets = Targets("a paper", "", "", "", [target(train="elsa")], settings=required)
+    known = trained(["elsa/a", "elsa/b"], ["none"], 100)
+    known["probe"]["detector"] = {"class_path": "x.SVM", "init_args": {"deep": True}}
+    [found] = compare(targets, documents, known)
+    assert found.difference is not None
+    [other] = compare(targets, documents, trained(["elsa/a", "elsa/b"], ["none"], 99))
+    assert other.reasons == ("training.images is 99, published: 100", "it has no setting detector.class_path, published: x.SVM")
+
+
+def test_answers_of_a_head_of_classes(documents):
+    cell = {"value": 0.75, "low": 0.7, "high": 0.8}
+    families = {"multiclass_accuracy": cell, "binary_accuracy": cell, "n": 560, "n_known": 560}
+    table = usual_table().query("dataset == 'faces'")
+    alone = metrics_document(table, THRESHOLD, resamples=20) | {"families": families}
+    changed = {"generator": None, "metric": "multiclass_accuracy"}
+    assert one({"probe": alone}, changed).difference == 0.25
+    assert one({"probe": alone}, changed | {"metric": "binary_accuracy"}).difference == 0.25
+    several = one({"probe": documents["probe"] | {"families": families}}, changed)
+    assert several.reasons == ("multiclass_accuracy is of all unperturbed images",)
+    some = one({"probe": alone | {"families": families | {"n_known": 500}}}, changed)
+    assert some.reasons == ("multiclass_accuracy leaves out 60 images of classes that were not trained on",)
+
+
+@pytest.mark.parametrize("name", ["clip_svm_jpeg", "clip_family"])
+def test_the_shipped_probes_are_comparable_under_the_published_settings_and_no_others(name):
+    targets = read_targets(Path(f"targets/{name}.json"))
+    table, none = usual_table().query("dataset == 'faces'"), Threshold(0.0, None, 0)
+    own = metrics_document(table, none, resamples=5)
+    heads = {"svm": SVMProbe, "mlp": MLPProbe}
+    encoder = {"extractor": settings_of(EmbeddingExtractor("open_clip/ViT-L-14/datacomp_xl_s13b_b90k"))["init_args"]}
+    for row in targets.rows:
+        many = row.metric == "multiclass_accuracy"
+        counts = {"n_real": 3400, "n_fake": 3400}
+        cells = {name: own["overall"][name] for name in ("auroc", "accuracy", "balanced_accuracy")}
+        document = own | {"overall": own["overall"] | counts, "by_perturbation": {row.perturbation: own["overall"] | counts}}
+        document |= {
+            "by_generator_and_perturbation": {row.perturbation: {}},
+            "families": {"n": 1, "n_known": 1, row.metric: cells["accuracy"]},
+        }
+        document["by_dataset_and_perturbation"] = {row.perturbation: {row.dataset: cells | counts}}
+        target = "generator" if many else "binary"
+        head = heads[row.detector.partition("@")[0]](target=target, threshold_fpr=None)
+        dataset, _, view = row.train.partition("/")
+        training = training_of([f"{dataset}/{n}" for n in range(17)], [view or "none"], 27200 if dataset == "aid" else 10000)
+        settings = {"detector": head.settings(), **encoder, "training": training}
+        one_row = replace(targets, rows=[row])
+        [found] = compare(one_row, {row.detector: document}, {row.detector: settings})
+        assert found.reasons == ()
+        assert found.difference is not None
+        tuned = document | {"threshold": {"value": 0.1, "fpr": 0.05, "n": 99, "reason": None}}
+        other = settings | {"extractor": encoder["extractor"] | {"pretrained": False}, "training": training | {"images": 5}}
+        [found] = compare(one_row, {row.detector: tuned}, {row.detector: other})
+        told = [reason.partition(" ")[0] for reason in found.reasons]
+        assert set(told) == {"extractor.pretrained", "training.images"} | (set() if many else {"threshold.fpr", "threshold.value"})
+        swapped = settings | {"detector": heads["mlp" if row.detector.startswith("svm") else "svm"](target=target).settings()}
+        [found] = compare(one_row, {row.detector: document}, {row.detector: swapped})
+        assert any(reason.startswith("detector.class_path") for reason in found.reasons)
+
+
 @pytest.mark.parametrize("metric", ["average_precision", "balanced_accuracy", "tpr_at_fpr_0.05", "precision_at_prevalence_0.01"])
 def test_clean_images_have_all_metrics(documents, metric):
     assert one(documents, {"metric": metric}).difference is not None
@@ -75,7 +184,13 @@ def test_clean_images_have_all_metrics(documents, metric):
         ({"generator": "sd3"}, {}, "other data: faces/gan, faces/sd, scenes/sd; published: faces/sd3", True),
         ({"metric": "f1"}, {}, "f1 is not measured", False),
         ({"metric": "auroc_x"}, {}, "auroc_x is not measured", False),
-        ({"metric": "accuracy", "perturbation": "crop_half"}, {}, "accuracy is not measured", False),
+        ({"metric": "average_precision", "perturbation": "crop_half"}, {}, "average_precision is not measured", False),
+        ({"generator": None, "dataset": "coco"}, {}, "other data: faces/gan, faces/sd, scenes/sd; published: coco", True),
+        ({"generator": None, "metric": "average_precision"}, {}, "average_precision is not measured", False),
+        ({"metric": "multiclass_accuracy"}, {}, "multiclass_accuracy is not measured", False),
+        ({}, {"settings": {"*": {"threshold.fpr": (None,)}}}, "threshold.fpr is 0.05, published: None", True),
+        ({}, {"settings": {"*": {"test.images": (1000,)}}}, "test.images is 360, published: 1000", True),
+        ({}, {"settings": {"*": {"training.images": (1000,)}}}, "it has no setting training.images, published: 1000", True),
         ({"metric": "tpr_at_fpr_0.001"}, {}, "fewer than 1000 real images", True),
         ({"train": "coco/ldm"}, {}, "published after training on coco/ldm; what this detector was trained on is not recorded", True),
         ({}, {"n_real": 500, "n_fake": 500}, "240 + 120 images (real + fake), published: 500 + 500", True),

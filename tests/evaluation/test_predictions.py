@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from evaluation.predictions import COLUMNS, SCHEMA, PredictionsError, make_table, read_predictions, write_predictions
+from evaluation.predictions import COLUMNS, OPTIONAL, SCHEMA, PredictionsError, make_table, read_predictions, write_predictions
 
 
 def row(**values):
@@ -34,6 +34,33 @@ def test_written_and_read_back(tmp_path):
     schema = pq.read_schema(path)
     assert {name: schema.field(name).type for name in COLUMNS} == {name: SCHEMA.field(name).type for name in COLUMNS}
     assert [file.name for file in path.parent.iterdir()] == ["predictions.parquet"]
+
+
+def test_optional_columns_are_there_where_a_row_has_a_value(tmp_path):
+    assert make_table([row(novelty=None, predicted_generator=None)]).columns.tolist() == list(COLUMNS)
+    given = {"family_probability": np.float32(0.75), "predicted_generator": "sd-2.1", "novelty": 3}
+    table = make_table([row(**given), row(key="b"), row(key="c", novelty=math.nan)])
+    assert table.columns.tolist() == [*COLUMNS, *given]
+    assert table["novelty"].dtype == table["family_probability"].dtype == np.float64
+    assert table["predicted_generator"].tolist()[0] == "sd-2.1"
+    assert table[list(given)].isna().sum().tolist() == [2, 2, 2]
+    path = write_predictions(tmp_path / "p.parquet", table.assign(bytes=1))
+    schema = pq.read_schema(path)
+    assert {name: schema.field(name).type for name in given} == {name: OPTIONAL.field(name).type for name in given}
+    pd.testing.assert_frame_equal(read_predictions(path), table.assign(bytes=1))
+
+
+def test_tables_with_and_without_optional_columns_are_put_together(tmp_path):
+    heads = make_table([row(predicted_family="gan", predicted_generator="sd", novelty=1.5)])
+    for order in ([0, 1], [1, 0]):
+        tables = [heads, make_table([row(detector="other")])]
+        found = read_predictions(write_predictions(tmp_path / "p.parquet", pd.concat([tables[n] for n in order], ignore_index=True)))
+        assert found.columns.tolist() == [*COLUMNS, "predicted_generator", "novelty"]
+        other = found[found["detector"] == "other"].iloc[0]
+        assert other[["predicted_family", "predicted_generator", "novelty"]].isna().all()
+        assert found[found["detector"] == "probe"].iloc[0]["novelty"] == 1.5
+    without = found[found["detector"] == "other"]
+    assert read_predictions(write_predictions(tmp_path / "q.parquet", without)).columns.tolist() == list(COLUMNS)
 
 
 def test_empty_table(tmp_path):
@@ -74,6 +101,9 @@ def test_doubled_rows_are_dropped_with_a_warning(tmp_path):
         (lambda t: t.assign(key=[1, 2]), "column key has the type int64"),
         (lambda t: t.assign(perturbation=[None, "none"]), "perturbation is null in 1 of 2 rows; write 'none'"),
         (lambda t: t.assign(detector=None), "detector is null in 2 of 2 rows"),
+        (lambda t: t.assign(novelty="high"), "column novelty has the type"),
+        (lambda t: t.assign(predicted_generator=3.0), "column predicted_generator has the type double"),
+        (lambda t: t.assign(family_probability=[0.5, 1.5]), r"family_probability is in \[0, 1\]; it holds \[1.5\]"),
     ],
 )
 def test_errors_name_the_column(tmp_path, change, match):

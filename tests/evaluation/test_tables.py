@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from evaluation.resampling import bootstrap
-from evaluation.statistics import against_reals, measure, metrics_document
+from evaluation.statistics import KEPT, against_reals, measure, metrics_document
 from evaluation.tables import COLUMNS, long_rows, perturbations_of, text, write_tables
 from tests.evaluation.rows import THRESHOLD, usual_table
 
@@ -68,7 +68,7 @@ def test_hostile_names_stay_in_their_line(tmp_path):
     assert "\x1b" not in "".join(lines)
     for path in write_tables(tmp_path, {name: document(0.5, 0.1, names=(name,))}):
         assert "\x1b" not in path.read_text()
-        assert len(path.read_text().splitlines()) in (2, 3)
+        assert len(path.read_text().splitlines()) in (2, 5)
 
 
 def test_detectors_whose_shortened_names_are_equal_keep_their_lines():
@@ -86,7 +86,7 @@ def test_tables_as_csv(tmp_path):
     assert written[1].read_text() == "detector,none,crop_256,jpeg_40\none,0.125,0.125,\ntwo,,,\n"
     rows = pd.read_csv(written[2])
     assert tuple(rows.columns) == COLUMNS
-    assert len(rows) == 2 * 2 * 2
+    assert len(rows) == 2 * 2 * 4
     first = rows.iloc[0]
     assert (first.dataset, first.generator, first.metric, first.value, first.n_fake) == ("a/b", "sd", "auroc", 0.75, 60)
     assert rows[rows.detector == "two"].value.isna().all()
@@ -97,13 +97,14 @@ def test_long_rows_are_of_each_generator_under_each_perturbation():
     table = pd.concat([clean, clean.assign(perturbation="jpeg_40", score=clean["score"] * (1 - 0.5 * clean["label"]))])
     made = metrics_document(table, THRESHOLD, {"scenes": "faces"}, resamples=30)
     rows = {(r["dataset"], r["generator"], r["perturbation"], r["metric"]): r for r in long_rows({"probe": made})}
-    assert len(rows) == 3 * 2 * 2
+    assert len(rows) == 3 * 2 * 4
     for name in ("none", "jpeg_40"):
         for place, part in against_reals(table[table["perturbation"] == name], {"scenes": "faces"}).items():
             dataset, generator = place.split("/")
             expected = measure(part, THRESHOLD, resamples=30)
-            found = rows[dataset, generator, name, "auroc"], rows[dataset, generator, name, "tpr_at_fpr_0.1"]
-            for row, wanted in zip(found, (expected["auroc"], expected["tpr_at_fpr"]["0.1"]), strict=True):
+            found = [rows[dataset, generator, name, metric] for metric in KEPT]
+            places = (expected["auroc"], expected["tpr_at_fpr"]["0.1"], expected["accuracy"], expected["balanced_accuracy"])
+            for row, wanted in zip(found, places, strict=True):
                 assert (row["value"], row["low"], row["high"]) == (wanted["value"], wanted["low"], wanted["high"])
                 assert (row["n_real"], row["n_fake"]) == (expected["n_real"], expected["n_fake"])
     assert rows["scenes", "sd", "none", "auroc"]["n_real"] == 240
@@ -130,3 +131,19 @@ def test_perturbations_keep_the_order_of_the_rows():
     made = metrics_document(table, THRESHOLD, resamples=5)
     assert list(made["by_perturbation"]) == ["none", "jpeg_90", "jpeg_40", "crop_256"]
     assert list(made["by_generator_and_perturbation"]) == list(made["by_perturbation"])
+
+
+def test_each_data_set_under_each_perturbation_with_all_its_generators():
+    clean = usual_table()
+    table = pd.concat([clean, clean.assign(perturbation="jpeg_40", score=clean["score"] * (1 - 0.5 * clean["label"]))])
+    made = metrics_document(table, THRESHOLD, {"scenes": "faces"}, resamples=30)["by_dataset_and_perturbation"]
+    assert {name: list(parts) for name, parts in made.items()} == {"none": ["faces", "scenes"], "jpeg_40": ["faces", "scenes"]}
+    rows = table[table["perturbation"] == "jpeg_40"]
+    faces = rows[rows["dataset"] == "faces"]
+    lent = pd.concat([faces[faces["label"] == 0], rows[(rows["dataset"] == "scenes") & (rows["label"] == 1)]])
+    for name, part in (("faces", faces), ("scenes", lent)):
+        expected, found = measure(part, THRESHOLD, resamples=30), made["jpeg_40"][name]
+        assert (found["dataset"], found["generator"]) == (name, None)
+        assert {each: found[each] for each in ("auroc", "accuracy", "n_real", "n_fake")} == {
+            each: expected[each] for each in ("auroc", "accuracy", "n_real", "n_fake")
+        }

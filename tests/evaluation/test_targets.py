@@ -46,6 +46,14 @@ def test_requirements_are_optional_and_may_name_alternatives(tmp_path):
     assert (some.n_real, some.n_fake, some.settings) == (None, 3, {"*": {"extractor.a.b": ("m", None, 2)}})
 
 
+def test_all_generators_together_and_requirements_of_training_threshold_and_test(tmp_path):
+    paths = {"training.images": 10000, "threshold.fpr": None, "test.images": [5, 6]}
+    found = read(tmp_path, {"source": "x", "rows": [ROW | {"generator": None}], "requires": {"settings": {"d": paths}}})
+    assert (found.rows[0].generator, found.rows[0].images) == (None, "s")
+    assert found.settings["d"] == {"training.images": (10000,), "threshold.fpr": (None,), "test.images": (5, 6)}
+    assert read(tmp_path, rows()).rows[0].images == "s/g"
+
+
 def rows(**changed):
     return {"source": "x", "rows": [ROW | changed]}
 
@@ -82,6 +90,8 @@ def requiring(requires):
         (rows(value=None), r"rows\[0\]\.value is None"),
         (rows(value=-(10**400)), r"rows\[0\]\.value is -1000"),
         (rows(detector=""), r"rows\[0\]\.detector is ''"),
+        (rows(generator=7), r"rows\[0\]\.generator is 7"),
+        (rows(dataset=None), r"rows\[0\]\.dataset is None"),
         (rows(train=7), r"rows\[0\]\.train is 7"),
         (rows(metric=["auroc"]), r"rows\[0\]\.metric is a list"),
         (rows(x=1), r"rows\[0\] has 'x'"),

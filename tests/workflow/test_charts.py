@@ -11,12 +11,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from evaluation.confusion_figures import save_confusions
+from evaluation.families import family_document
 from evaluation.predictions import make_table
 from evaluation.statistics import against_reals, metrics_document
 from modules.metrics.functional import curve
+from tests.evaluation.classes import random_answers, trained
 from tests.evaluation.rows import THRESHOLD, some_rows, usual_table
 from tests.workflow.wandb_runs import logged, media
-from workflow.charts import _kept, log_results
+from workflow.charts import _kept, family_values, log_results
 from workflow.tracking import _end_service, wandb_logger
 
 
@@ -31,11 +34,12 @@ def log(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_RUN_ID", raising=False)
     monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
 
-    def run(frame, load=pictures, callbacks=(), threshold=THRESHOLD):
+    def run(frame, load=pictures, callbacks=(), threshold=THRESHOLD, families=None, folder=None):
         metrics = metrics_document(frame[frame["split"] == "test"], threshold, resamples=20)
+        metrics |= {"families": families} if families else {}
         logger = wandb_logger(tmp_path, "name", "probe", "study")
         trainer = SimpleNamespace(loggers=[logger], global_step=7, checkpoint_callbacks=list(callbacks))
-        log_results(trainer, frame, metrics, load)
+        log_results(trainer, frame, metrics, load, folder)
         summary = dict(logger.experiment.summary)
         _end_service()
         return metrics, logged(tmp_path), summary
@@ -160,3 +164,33 @@ def test_thinned_curves_keep_real_points_and_both_ends(distinct):
         assert kept.size == points.false.numel()
     x, y = (rate.numpy()[kept] for rate in points.rates())
     assert np.trapezoid(y, x) == pytest.approx(float(points.auroc()), abs=1e-3)
+
+
+def test_confusion_matrices_are_tables_and_pictures(log, tmp_path):
+    frame = random_answers(["real", "gan", "diffusion"], never=["flow"])
+    document = family_document(frame, trained("gan", "diffusion"), 20)
+    save_confusions(tmp_path / "figures", document["confusion"])
+    _, (row,), _ = log(frame, families=document, folder=tmp_path)
+    for name, true in (("families", frame["family"]), ("generators", "faces/" + frame["generator"])):
+        table = table_of(tmp_path, row[f"test/confusion_{name}"])
+        for told in table.to_dict("records"):
+            assert told["count"] == ((true == told["true"]) & (frame["predicted_family"] == told["predicted"])).sum()
+            assert told["share"] == pytest.approx(told["count"] / (true == told["true"]).sum())
+        assert table["count"].sum() == len(frame)
+        (sent,) = tmp_path.glob(f"wandb/offline-run-*/files/{row[f'test/figures/confusion_{name}']['path']}")
+        assert sent.read_bytes() == (tmp_path / "figures" / f"confusion_{name}.png").read_bytes()
+    assert "test/figures/embedding_map" not in row
+
+
+def test_values_of_classes_are_plain_numbers():
+    frame = random_answers(["real", "gan"], never=["flow"])
+    families = family_document(frame, trained("gan"), 20)
+    assert family_values({"families": families}) == {
+        "test/families/multiclass_accuracy": families["multiclass_accuracy"]["value"],
+        "test/families/balanced_accuracy": families["balanced_accuracy"]["value"],
+        "test/families/binary_accuracy": families["binary_accuracy"]["value"],
+        "test/families/novelty_auroc": families["unknown"]["auroc"]["value"],
+    }
+    unmeasured = family_document(frame.assign(novelty=np.nan), trained("gan"), 20)
+    assert "test/families/novelty_auroc" not in family_values({"families": unmeasured})
+    assert family_values({"overall": {}}) == {}

@@ -78,7 +78,6 @@ def test_each_member_reads_its_own_features(cached):
     assert fused.features == ["clip.embedding", "dino.vector"]
     assert fused.pictures == []
     assert not fused.learns
-    assert fused.configure_optimizers() is None
     first, second = (2 * cached["clip.embedding"].sum(1)).sigmoid(), (-cached["dino.vector"].sum(1)).sigmoid()
     assert torch.allclose(fused.score(fused(cached)).sigmoid(), 1 - (1 - first) * (1 - second), atol=1e-6)
     assert torch.allclose(build(rule="mean_probability")(cached).sigmoid(), (first + second) / 2, atol=1e-6)

@@ -134,3 +134,18 @@ def test_features_of_another_dimension_are_refused(shape):
 def test_a_dimension_is_a_number_of_numbers():
     with pytest.raises(ValueError, match=r"model\.dimension is 0"):
         LinearProbe(0)
+
+
+def test_a_released_layer_tells_its_own_dimension(layer, tmp_path):
+    save_file({"weight": layer[0], "bias": layer[1]}, tmp_path / "x.safetensors")
+    detector = LinearProbe(weights=str(tmp_path / "x.safetensors"), frozen=True)
+    assert detector.settings()["init_args"]["dimension"] == 6
+    assert not detector.reads_all
+    assert LinearProbe(weights=str(tmp_path / "x.safetensors"), frozen=True, unknown="distance").reads_all
+
+
+@pytest.mark.parametrize("wrong", [{"target": "family"}, {"standardise": True}])
+def test_a_released_layer_is_binary_and_takes_vectors_as_they_are(layer, wrong, tmp_path):
+    save_file({"weight": layer[0], "bias": layer[1]}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=r"are a binary layer for vectors as they are"):
+        LinearProbe(6, weights=str(tmp_path / "x.safetensors"), **wrong)

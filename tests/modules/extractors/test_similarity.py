@@ -68,6 +68,15 @@ def test_noise_in_normalised_space_is_what_the_network_sees(encoder, images):
     assert float(measure(extractor, images)["similarity"][0]) == pytest.approx(float(expected), abs=1e-6)
 
 
+def test_a_normalisation_of_its_own_is_the_noises_unit(encoder, images):
+    std = [0.5, 0.25, 1.0]
+    extractor = build(encoder, mean=[0.1, 0.2, 0.3], std=std)
+    assert extractor.network.mean == (0.1, 0.2, 0.3)
+    image = images[0] / 255
+    noisy = image + 0.05 * torch.tensor(std)[:, None, None] * noises(image, SEEDS[0], 1)[0]
+    assert float(measure(extractor, images)["similarity"][0]) == pytest.approx(cosine(extractor, image, noisy), abs=1e-6)
+
+
 def test_blur_is_that_of_scipy(encoder, images):
     extractor = build(encoder, "blur_1.0")
     found = measure(extractor, images)["similarity_blur_1.0"]
@@ -185,9 +194,9 @@ def test_the_reduction_of_one_perturbation_is_idle(encoder, images):
 def test_the_noises_space_is_idle_where_there_is_no_noise(encoder, images):
     first, second = (measure(build(encoder, "blur_1.0", "blur_2", noise_space=space), images) for space in ("normalised", "unit"))
     assert all(torch.equal(first[key], second[key]) for key in first)
-    assert PerturbationSimilarity(encoder, perturbations=["blur_1.0", "blur_2"]).idle == {"noise_space"}
-    assert PerturbationSimilarity(encoder, perturbations=["noise_0.05", "blur_2"]).idle == set()
-    assert PerturbationSimilarity("timm/test_vit").idle == {"projection", "reduce"}
+    assert PerturbationSimilarity(encoder, perturbations=["blur_1.0", "blur_2"]).idle == {"noise_space", "mean", "std"}
+    assert PerturbationSimilarity(encoder, perturbations=["noise_0.05", "blur_2"]).idle == {"mean", "std"}
+    assert PerturbationSimilarity("timm/test_vit").idle == {"projection", "reduce", "mean", "std"}
 
 
 def test_idle_options_are_no_part_of_the_identity(encoder):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from modules.errors import UnusableImageError
+from modules.extractors.colour import ColourExtractor
 from modules.extractors.complexity import Complexity
 from modules.extractors.embedding import EmbeddingExtractor
 from modules.extractors.inversion import InversionExtractor
@@ -59,6 +60,19 @@ def test_features_are_exactly_those_of_each_alone(together, members, images):
         extracted, failed = together.extract(images, together.prompts_for(images, CAPTIONS), SEEDS)
     assert failed == {}
     assert all(torch.equal(extracted[name], expected[name]) for name in expected)
+
+
+def test_colour_is_measured_on_the_whole_image_beside_an_embedding(encoder, images):
+    both = Together({"clip": EmbeddingExtractor(encoder, pretrained=False), "colour": ColourExtractor()})
+    both.load()
+    found = run(both, images)
+    assert {name: tuple(tensor.shape) for name, tensor in found.items()} == {"clip.embedding": (3, 12), "colour.colour": (3, 98)}
+    assert torch.equal(found["colour.colour"], run(ColourExtractor(), images)["colour"])
+    alone = EmbeddingExtractor(encoder, pretrained=False)
+    alone.load()
+    assert torch.equal(found["clip.embedding"], run(alone, images)["embedding"])
+    assert both.weights == {}
+    assert from_settings(both.settings()).settings() == both.settings()
 
 
 def test_the_whole_image_is_kept_and_floats_are_bytes(together, images):

@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from modules.errors import ModelError
-from modules.networks.encoders import ImageEncoder, build_encoder, encoder_size, parse_name
+from modules.networks.encoder_names import parse_name
+from modules.networks.encoders import ImageEncoder, build_encoder, encoder_size
 from tests.modules.networks.encoders import TINY, add_tiny
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -89,6 +90,8 @@ def test_sizes_are_known_without_a_network(tiny):
     assert encoder_size("open_clip/ViT-L-14/datacomp_xl_s13b_b90k") == 224
     assert encoder_size("open_clip/ViT-L-14-336") == 336
     assert encoder_size("timm/vit_large_patch14_dinov2.lvd142m") == 518
+    assert encoder_size("torchvision/squeezenet1_0") == 224
+    assert encoder_size("torchvision/vit_b_16/IMAGENET1K_SWAG_E2E_V1") == 384
 
 
 def test_random_weights_are_the_same_ones_each_time_and_leave_the_generator_alone(tiny, images):
@@ -101,6 +104,16 @@ def test_random_weights_are_the_same_ones_each_time_and_leave_the_generator_alon
     assert torch.equal(torch.rand(1), after)
 
 
+@pytest.mark.parametrize("name", ["timm/test_resnet", "open_clip"])
+def test_another_normalisation_than_the_encoders_own(name, tiny, images):
+    mean, std = [0.1, 0.2, 0.3], [0.5, 1 / 255, 2.0]
+    own = build_encoder(tiny if name == "open_clip" else name, pretrained=False, size=32)
+    other = build_encoder(tiny if name == "open_clip" else name, pretrained=False, size=32, mean=mean, std=std)
+    assert (other.mean, other.std) == (tuple(mean), tuple(std))
+    assert torch.allclose(other(images), own.network(normalised(images, mean, std)), atol=1e-5)
+    assert not torch.allclose(other(images), own(images), atol=1e-2)
+
+
 def test_it_is_frozen_and_stays_in_evaluation_mode(tiny):
     encoder = build_encoder(tiny, pretrained=False)
     encoder.train()
@@ -111,6 +124,7 @@ def test_it_is_frozen_and_stays_in_evaluation_mode(tiny):
 def test_the_parts_of_a_name(tmp_path):
     assert parse_name("open_clip/ViT-B-32//data/x.pt")[1:] == ("ViT-B-32", "/data/x.pt")
     assert parse_name("timm/resnet50.a1_in1k")[:2] == ("timm", "resnet50.a1_in1k")
+    assert parse_name("torchvision/squeezenet1_0//data/x.safetensors") == ("torchvision", "squeezenet1_0", "/data/x.safetensors")
     (tmp_path / "x.pt").touch()
     assert parse_name(f"timm/resnet50/{tmp_path / 'x.pt'}").file == str(tmp_path / "x.pt")
     assert parse_name("open_clip/ViT-B-32/laion2b_e16").file is None
@@ -120,7 +134,11 @@ def test_the_parts_of_a_name(tmp_path):
     ("name", "words"),
     [
         ("ViT-L-14", "is not LIBRARY/NAME"),
-        ("torchvision/resnet50", r"\['open_clip', 'timm'\]"),
+        ("keras/resnet50", r"\['open_clip', 'timm', 'torchvision'\]"),
+        ("torchvision/resnet49/IMAGENET1K_V1", r"similar: .*resnet50"),
+        ("torchvision/resnet50/IMAGENET1K_V3", r"neither a file nor one of its 2 names; similar: IMAGENET1K_V"),
+        ("torchvision/resnet50/nowhere.pt", r"'nowhere\.pt' is neither a file nor"),
+        ("torchvision/resnet50", r"add / and one of IMAGENET1K_V1, IMAGENET1K_V2, or a file"),
         ("open_clip/ViT-L-15/openai", r"similar: .*ViT-L-14"),
         ("open_clip/ViT-L-14/datacomp_xl", r"similar: .*datacomp_xl_s13b_b90k"),
         ("open_clip/ViT-L-14", r"add /TAG with one of openai"),
@@ -134,16 +152,18 @@ def test_an_unknown_name_is_told_with_similar_ones(name, words):
         build_encoder(name)
 
 
-@pytest.mark.parametrize("name", ["timm/test_vit.r160_in1k", "open_clip/ViT-B-32/openai"])
+@pytest.mark.parametrize("name", ["timm/test_vit.r160_in1k", "open_clip/ViT-B-32/openai", "torchvision/squeezenet1_0/IMAGENET1K_V1"])
 def test_weights_that_cannot_be_downloaded_say_what_to_do(name, monkeypatch):
     import open_clip
     from timm.models import _builder
+    from torchvision.models import _api
 
     def offline(*arguments, **options):
         raise OSError("no network")
 
     monkeypatch.setattr(open_clip.factory, "download_pretrained", offline)
     monkeypatch.setattr(_builder, "load_state_dict_from_hf", offline)
+    monkeypatch.setattr(_api, "load_state_dict_from_url", offline)
     with pytest.raises(ModelError, match=r"no network.*fetch them elsewhere and name the file"):
         build_encoder(name)
 

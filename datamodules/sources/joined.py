@@ -1,0 +1,65 @@
+"""Several sources as one."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from datamodules.errors import DataError
+from datamodules.records import Record
+from datamodules.sources.base import Source, safe_name
+
+
+class JoinedSource(Source):
+    """The images of several sources, for example to train on one set and to test on another, or to add a generator to a set.
+
+    Every image keeps its own data set's name, and each data set comes from one source. Files of the same content are one image's copies,
+    wherever they lie, and never come into different splits.
+
+    Args:
+        sources: The sources by name.
+        splits: For some of them, the split that all their images come into: `train`, `val` or `test`.
+
+    Raises:
+        DataError: There is no source, or `splits` names one that is not there.
+    """
+
+    def __init__(self, sources: dict[str, Source], splits: dict[str, str] | None = None) -> None:
+        super().__init__()
+        if not sources or (strange := sorted(set(splits or {}) - set(sources))):
+            message = f"splits names {', '.join(strange)}; there are {', '.join(sources)}." if sources else "sources names no source."
+            raise DataError(message)
+        self.sources = sources
+        self.splits = splits
+
+    @property
+    def name(self) -> str:
+        """Short name, safe in a file's name."""
+        return safe_name("+".join(source.name for source in self.sources.values()))
+
+    @property
+    def location(self) -> str:
+        """Where all of them look."""
+        return ", ".join(source.location for source in self.sources.values())
+
+    def entries(self, cache_dir: Path) -> Iterator[Record]:
+        """The records of one source after the other.
+
+        Args:
+            cache_dir: Folder in which they may keep what they make.
+
+        Raises:
+            DataError: Two sources hold the same data set, or one cannot be read.
+        """
+        owner: dict[str, str] = {}
+        for name, source in self.sources.items():
+            source.failures = []
+            for record in source.entries(cache_dir):
+                if owner.setdefault(record.dataset, name) != name:
+                    message = (
+                        f"The sources {owner[record.dataset]} and {name} both hold images of a data set named {record.dataset!r}: "
+                        "give one of them another name by its option dataset, or its manifest's column."
+                    )
+                    raise DataError(message)
+                split = (self.splits or {}).get(name)
+                yield replace(record, split=split) if split else record
+            self.failures += source.failures

@@ -1,0 +1,87 @@
+"""Training conditions of a study: one detector of its list becomes one for each of them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cli import RunError
+from datamodules.errors import DataError
+from datamodules.perturbations import perturbation
+from datamodules.records import FAKE
+from datamodules.sources.base import Source
+from workflow.fitting import FittedDetector
+
+EACH, LEAVE_OUT, ALL = "each_generator", "leave_one_out", "all"
+_SEVERAL = re.compile(r"generators_(?P<most>[1-9]\d*)(?:_seed_(?P<seed>\d+))?")
+
+CONDITIONS_HELP = (
+    "of a study: train each detector that has no checkpoint yet once under each of these: a perturbation (jpeg_40); a generator's pattern "
+    "(DATASET/GENERATOR; !DATASET/GENERATOR for all but that one); generators_N or generators_N_seed_S (N of them); all; or, for every "
+    "generator of the data sets, each_generator and leave_one_out"
+)
+
+
+def expanded(detectors: Mapping[str, FittedDetector], conditions: Sequence[str], generators: Sequence[str]) -> dict[str, FittedDetector]:
+    """The detectors under every training condition, named `detector@condition`; those that have a checkpoint as they are.
+
+    Args:
+        detectors: Of the study, by name.
+        conditions: As in `CONDITIONS_HELP`; none leaves the detectors as they are.
+        generators: `dataset/generator` of all fakes of the study's data sets.
+
+    Raises:
+        RunError: A condition is none.
+    """
+    if not conditions:
+        return dict(detectors)
+    names = [name for condition in conditions for name in _named(condition, generators)]
+    found: dict[str, FittedDetector] = {}
+    for name, detector in detectors.items():
+        if detector.checkpoint is not None:
+            found[name] = detector
+            continue
+        for condition in dict.fromkeys(names):
+            found[f"{name}@{condition}"] = replace(detector, overrides=detector.overrides | overrides_of(condition))
+    return found
+
+
+def _named(condition: str, generators: Sequence[str]) -> list[str]:
+    if condition == EACH:
+        return list(generators)
+    if condition == LEAVE_OUT:
+        return [f"!{generator}" for generator in generators]
+    return [condition]
+
+
+def overrides_of(condition: str) -> dict[str, Any]:
+    """Options of train.py that a condition stands for.
+
+    Raises:
+        RunError: It is none of `CONDITIONS_HELP`.
+    """
+    if condition == ALL:
+        return {}
+    if several := _SEVERAL.fullmatch(condition):
+        return {"data.max_generators": int(several["most"]), "data.generator_seed": int(several["seed"] or 0)}
+    if "/" in condition or condition.startswith("!"):
+        return {"data.train_generators": [condition]}
+    try:
+        perturbation(condition)
+    except DataError as error:
+        msg = f"train_conditions: {condition!r} is no generator pattern (DATASET/GENERATOR), generators_N or perturbation ({error})"
+        raise RunError(msg) from error
+    return {"data.perturbation": condition}
+
+
+def generators_of(sources: Mapping[str, Source], cache_dir: Path) -> list[str]:
+    """`dataset/generator` of all fakes of some sources, by name."""
+    return sorted(
+        {
+            f"{record.dataset}/{record.generator}"
+            for source in sources.values()
+            for record in source.records(cache_dir)
+            if record.label == FAKE
+        }
+    )

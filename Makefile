@@ -3,7 +3,7 @@
 #   make test         the test suite
 PYTHON ?= python3
 BIN := .venv/bin
-CHECKED := modules datamodules evaluation workflow assets *.py
+CHECKED := modules datamodules evaluation workflow assets benchmarks *.py
 
 .PHONY: quickstart test lint format clean
 

@@ -32,6 +32,8 @@ log = logging.getLogger("undertow")
 FROM_CHECKPOINT = {"extractor", "perturbation", "families"}
 PLAIN = (str, int, bool)  # a strategy or an accelerator that is an object has no text
 TRAINING_ONLY = {
+    "val_fraction",
+    "test_fraction",
     "train_on",
     "train_generators",
     "max_generators",
@@ -43,8 +45,6 @@ TRAINING_ONLY = {
     "on_leak",
     "evaluate_only",
 }
-# How a data set is split, which a study's training must know as well where its test is what is held out of it.
-FRACTIONS = ("val_fraction", "test_fraction", "split_seed")
 
 
 def parser() -> LightningArgumentParser:
@@ -103,8 +103,8 @@ def parser() -> LightningArgumentParser:
         "--split",
         type=Literal["test", "heldout", "all"],
         default="test",
-        help="measure the test split, where the data has one; what training with the same --data.test_fraction, --data.val_fraction and "
-        "--data.split_seed holds out for its test; or all images",
+        help="test: measure the test split, or all images where the data has none; heldout: of these, what no detector was trained or "
+        "validated on, nor on an image of the same group or pair; all: all images",
     )
     built.add_subclass_arguments(Source, "data.source", required=False, help="where the images come from")
     built.add_class_arguments(FeatureDataModule, "data", skip=FROM_CHECKPOINT | TRAINING_ONLY | {"source"}, instantiate=False)
@@ -190,8 +190,6 @@ def main(args: Sequence[str] | None = None) -> Path:
         detectors = expanded(detectors, options.train_conditions, generators)
     data: dict[str, Any] = {key: value for key, value in vars(options.data).items() if key != "source"}
     shared = [f"--data.cache_dir={data['cache_dir']}", *as_options(options.overrides)]
-    if options.split == "heldout":
-        shared += as_options({f"data.{key}": data[key] for key in FRACTIONS})
     hardware = as_options({f"trainer.{key}": options.trainer[key] for key in HARDWARE if isinstance(options.trainer[key], PLAIN)})
     check_options(detectors, folder / "detectors", shared)
     study = Study(

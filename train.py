@@ -36,6 +36,7 @@ def main(args: ArgsType = None) -> Path:
     log.info("%s", yaml.safe_dump({name: cli.shown()[name] for name in ("model", "data")}, sort_keys=False))
     with isolate_rng():  # a cold and a warm cache lead to the same training
         log.info("%s", summary(data))
+        pipeline.prepare(detector, data)
         pipeline.extract_views(data, cli.hardware)
         data.check_looks()
         pipeline.begin(detector, data)

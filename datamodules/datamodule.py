@@ -26,7 +26,7 @@ from datamodules.perturbations import perturbation as find_perturbation
 from datamodules.records import SPLITS, Record
 from datamodules.shards import Arrays, ShardReader
 from datamodules.sources.base import MEMO, Source
-from datamodules.splits import assign_splits, check_classes, check_leaks, limit_records
+from datamodules.splits import assign_splits, check_classes, check_leaks, limit_records, tokens
 from modules.detectors.samples import Samples
 from modules.extractors.base import Extractor
 from modules.seeds import run_seed
@@ -71,8 +71,7 @@ class FeatureDataModule(pl.LightningDataModule):
         families: YAML file of generators and families that extends the built-in one.
         shard_samples: Images a shard of the cache holds at most.
         memory_limit: Bytes of vectors that are held in memory after they were read once; larger features are read again every time.
-        evaluate_only: `test` measures the test split, or all images where the source gives no splits; `heldout` the test split that
-            training with the same fractions and seed cuts; `all` measures all. Not for training.
+        evaluate_only: `test` measures the test split, or all images where the source gives no splits; `all` measures all. Not for training.
     """
 
     def __init__(
@@ -101,7 +100,7 @@ class FeatureDataModule(pl.LightningDataModule):
         families: str | None = None,
         shard_samples: int = 1000,
         memory_limit: int = MEMORY,
-        evaluate_only: Literal["test", "heldout", "all"] | None = None,
+        evaluate_only: Literal["test", "all"] | None = None,
     ) -> None:
         super().__init__()
         for name in [perturbation, *(views or [])]:
@@ -177,17 +176,15 @@ class FeatureDataModule(pl.LightningDataModule):
 
     def _split(self, records: list[Record]) -> list[Record]:
         """Records with their splits, without leaks, within the limit."""
-        fractions = (1 - self.val_fraction - self.test_fraction, self.val_fraction, self.test_fraction)
         if self.evaluate_only:
-            if self.evaluate_only == "heldout":
-                records = assign_splits(records, fractions, self.split_seed)
-            if self.evaluate_only != "all" and any(record.split == "test" for record in records):
+            if self.evaluate_only == "test" and any(record.split == "test" for record in records):
                 kept = [record for record in records if record.split == "test"]
                 log.info("%d of %d images are of the test split and are measured", len(kept), len(records))
                 records = kept
             tested = limit_records([replace(record, split="test") for record in records], self.limit, self.split_seed)
             check_classes(tested, ("test",))
             return tested
+        fractions = (1 - self.val_fraction - self.test_fraction, self.val_fraction, self.test_fraction)
         trained = training_generators(records, self.train_generators, self.max_generators, self.generator_seed)
         assigned = hold_out_generators(assign_splits(records, fractions, self.split_seed, self.train_on), trained)
         found = limit_records(check_leaks(assigned, self.on_leak), self.limit, self.split_seed)
@@ -275,6 +272,11 @@ class FeatureDataModule(pl.LightningDataModule):
         self.classes = None if target == "binary" else classes_of(trained, target, self.family_map, self.unknown_families == "unknown")
         return self.classes
 
+    def has_pairs(self) -> bool:
+        """Whether any training images share a pair."""
+        pairs = [record.pair for record in self.records() if record.split == "train" and record.pair]
+        return len(set(pairs)) < len(pairs)
+
     def samples(self) -> Samples:
         """All training samples at once, for detectors that are fitted so.
 
@@ -296,6 +298,18 @@ class FeatureDataModule(pl.LightningDataModule):
         if self._described is None:
             self._described = description(self)
         return self._described
+
+    def hold_out(self, seeds: Container[int]) -> None:
+        """From now on have only images that share no content, group or pair with those of these seeds (`trained_on` of checkpoints).
+
+        Raises:
+            DataError: None is left.
+        """
+        records = self.records()
+        used = {token for record in records if seed_of(record) in seeds for token in tokens(record)}
+        self.restrict({record.key for record in records if used.isdisjoint(tokens(record))})
+        log.info("%d of %d images are held out of all training and are measured", len(self.records()), len(records))
+        check_classes(self.records(), ("test",))
 
     def trained_on(self, described: dict[str, Any]) -> int:
         """How many of these images the detector of a checkpoint was trained or validated on, by `describe` of that run."""

@@ -4,24 +4,17 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evaluation.figures import LIGHT, Theme, canvas, legible, saved
 from evaluation.statistics import clean_rows
 from evaluation.tables import write_csv
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 POINTS = 3000
 COLUMNS = ("key", "dataset", "generator", "label", "score", "x", "y")
-_MARKERS = ("o", "^", "s", "D", "v", "P", "X", "p")
-_DOTS = 120  # an inch, of the points within an SVG
 
 Vectors = Callable[[Sequence[str]], NDArray[Any]]
 """From keys to their vectors, real numbers `[n, D]`."""
@@ -110,97 +103,23 @@ def balanced(frame: pd.DataFrame, most: int) -> pd.DataFrame:
     return rows.loc[rows.index.isin(pd.concat(chosen).index)] if chosen else rows
 
 
+def write_map(folder: Path, found: EmbeddingMap) -> Path:
+    """Write the coordinates of a map as `embedding_map.csv`, a line an image, with `COLUMNS`.
+
+    Args:
+        folder: Usually `runs/<name>/tables`.
+        found: Of `embedding_map`.
+
+    Returns:
+        The file.
+    """
+    rows: list[dict[str, Any]] = [{str(name): value for name, value in row.items()} for row in found.points.to_dict("records")]
+    return write_csv(folder / "embedding_map.csv", rows, COLUMNS)
+
+
 def _shared(counts: Mapping[Any, int], most: int) -> dict[Any, int]:
     """How many of each kind: alike, but for kinds that have fewer, whose rest the others get."""
     quotas: dict[Any, int] = {}
     for done, (name, count) in enumerate(sorted(counts.items(), key=lambda item: (item[1], str(item[0])))):
         quotas[name] = min(count, (most - sum(quotas.values())) // (len(counts) - done))
     return quotas
-
-
-def map_figure(found: EmbeddingMap, theme: Theme = LIGHT) -> "Figure":
-    """The map twice: by generator, reals grey, and by right and wrong at the threshold, where there is one.
-
-    Args:
-        found: Of `embedding_map`.
-        theme: Colours. The points are drawn as a picture: to change the theme, draw the figure again.
-    """
-    names = _names(found.points)
-    lines = -(-(len(names) + 1) // 3)
-    panels = 1 if found.threshold is None else 2
-    figure, grid = canvas(theme, 5.2 * panels, 4.6 + 0.19 * lines, 1, panels)
-    figure.set_dpi(_DOTS)
-    left, *right = np.atleast_1d(grid).flat
-    _by_generator(left, found.points, names, theme)
-    for axes in right:
-        _by_verdict(axes, found, theme)
-    for axes in (left, *right):
-        axes.set_xlabel(f"first component ({found.explained[0]:.0%} of the variance)")
-        axes.tick_params(labelsize=8)
-    left.set_ylabel(f"second component ({found.explained[1]:.0%})")
-    return figure
-
-
-def save_map(folder: Path, tables: Path, found: EmbeddingMap) -> list[Path]:
-    """Write `embedding_map` as PNG and SVG, and its coordinates as `embedding_map.csv`.
-
-    Args:
-        folder: For the figure, usually `runs/<name>/figures`.
-        tables: For the table, usually `runs/<name>/tables`.
-        found: Of `embedding_map`.
-
-    Returns:
-        The files.
-    """
-    rows: list[dict[str, Any]] = [{str(name): value for name, value in row.items()} for row in found.points.to_dict("records")]
-    return [*saved(folder, {"embedding_map": map_figure(found)}), write_csv(tables / "embedding_map.csv", rows, COLUMNS)]
-
-
-def _names(points: pd.DataFrame) -> list[str]:
-    """The fakes' `dataset/generator`, in order."""
-    fakes = points[points["label"] == 1]
-    return sorted((fakes["dataset"] + "/" + fakes["generator"]).unique())
-
-
-def _by_generator(axes: "Axes", points: pd.DataFrame, names: Sequence[str], theme: Theme) -> None:
-    reals = points[points["label"] == 0]
-    if not reals.empty:
-        axes.scatter(reals["x"], reals["y"], label="real", **_look(theme.text, 0.3))
-    generators = points["dataset"] + "/" + points["generator"]
-    colours = len(theme.palette)
-    for place, name in enumerate(names):
-        # Where all colours are used up the marker changes.
-        marker = _MARKERS[place // colours % len(_MARKERS)]
-        rows = points[(points["label"] == 1) & (generators == name)]
-        axes.scatter(rows["x"], rows["y"], marker=marker, label=legible(name), **_look(theme.palette[place % colours], 0.75))
-    axes.set_title("by generator", color=theme.text, fontsize=10)
-    _key(axes, theme, 3 if len(names) > 7 else 2)
-
-
-def _by_verdict(axes: "Axes", found: EmbeddingMap, theme: Theme) -> None:
-    points = found.points[found.points["score"].notna()]
-    called = points["score"] > found.threshold
-    fake = points["label"] == 1
-    kinds = {
-        "right": (called == fake, theme.text, 0.22, "o"),
-        "missed fake": (fake & ~called, theme.palette[1], 0.85, "^"),
-        "false alarm": (~fake & called, theme.palette[0], 0.85, "s"),
-    }
-    for name, (chosen, colour, alpha, marker) in kinds.items():
-        rows = points[chosen]
-        axes.scatter(rows["x"], rows["y"], marker=marker, label=f"{name} ({len(rows):,})", **_look(colour, alpha))
-    axes.set_title("by right and wrong at the threshold", color=theme.text, fontsize=10)
-    _key(axes, theme, 3)
-
-
-def _look(colour: str, alpha: float) -> dict[str, Any]:
-    return {"color": colour, "alpha": alpha, "s": 13, "linewidths": 0, "rasterized": True}
-
-
-def _key(axes: "Axes", theme: Theme, columns: int) -> None:
-    """A legend below a panel."""
-    look: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "frameon": False, "labelcolor": theme.text}
-    legend = axes.legend(ncols=columns, fontsize=7.5, handletextpad=0.2, columnspacing=0.9, markerscale=1.6, **look)
-    for handle in legend.legend_handles:
-        if handle is not None:
-            handle.set_alpha(0.8)

@@ -9,23 +9,19 @@ from typing import Any
 
 import pandas as pd
 
-from evaluation.compared import Settings, compare, write_compared
+from evaluation.comparison import Settings, Targets, compare, write_compared
+from evaluation.comparison.generalisation import generalisation, write_generalisation
+from evaluation.comparison.matrices import write_matrices
 from evaluation.confusion import write_confusions
-from evaluation.confusion_figures import save_confusions
-from evaluation.embedding_map import EmbeddingMap, Vectors, embedding_map, save_map
+from evaluation.embedding_map import EmbeddingMap, Vectors, embedding_map, write_map
 from evaluation.families import Trained, family_document
-from evaluation.figures import save_figure_of_detectors, save_figures, save_figures_by_perturbation
+from evaluation.figures import save_confusions, save_figure_of_detectors, save_figures, save_figures_by_perturbation, save_map
 from evaluation.files import write_atomically
-from evaluation.generalisation import generalisation, write_generalisation
-from evaluation.matrices import write_matrices
-from evaluation.parts import Part
 from evaluation.predictions import read_predictions, write_predictions
-from evaluation.report import Load, write_report
+from evaluation.report import Load, Part, study_parts, write_report
 from evaluation.resampling import RESAMPLES
 from evaluation.statistics import against_reals, by_perturbation, clean_rows, metrics_document
-from evaluation.study_report import study_parts
 from evaluation.tables import Documents, documents_of, write_tables
-from evaluation.targets import Targets
 from modules.metrics.functional import Threshold
 
 
@@ -136,7 +132,8 @@ def _write_classes_and_maps(
             continue
         try:
             found = embedding_map(frame[frame["detector"] == name], given, document["threshold"]["value"], seed=seed)
-            save_map(figures, tables, found)
+            save_map(figures, found)
+            write_map(tables, found)
             maps[name] = found
         except Exception as error:  # features that are gone must not cost the report of a whole run
             maps[name] = f"{type(error).__name__}: {error}"

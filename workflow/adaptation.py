@@ -321,7 +321,7 @@ def adapt(job: Adaptation, reals_from: str | None, hardware: dict[str, Any]) -> 
     Raises:
         UserError: Something cannot be used; says what.
     """
-    from evaluation.changes import changes, text, write_changes
+    from evaluation.comparison.changes import changes, text, write_changes
     from evaluation.results import write_results
     from modules.metrics.functional import Threshold
 

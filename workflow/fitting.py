@@ -129,7 +129,7 @@ def check_options(detectors: Mapping[str, FittedDetector], folder: Path, options
                 raise RunError(msg) from stop
         for path in _weights(yaml.safe_load(printed.getvalue())["model"]):
             if not Path(path).is_file():
-                msg = f"detectors.{name}: there is no file {path} of weights (model.weights)"
+                msg = f"detectors.{name}: there is no file {path} of weights (model.weights, start or prior)"
                 raise RunError(msg)
 
 
@@ -138,7 +138,7 @@ def _weights(settings: Any) -> list[str]:
     if not isinstance(settings, dict):
         return []
     found = [path for value in settings.values() for path in _weights(value)]
-    return found + ([settings["weights"]] if isinstance(settings.get("weights"), str) else [])
+    return found + [settings[name] for name in ("weights", "start", "prior") if isinstance(settings.get(name), str)]
 
 
 def _is_file(stream: Any) -> bool:

@@ -20,6 +20,7 @@ from cli import is_main_process
 from datamodules.batches import seen_image
 from datamodules.datamodule import FeatureDataModule
 from datamodules.description import concerns as concerns_of
+from datamodules.errors import DataError
 from datamodules.files import temporary_name, write_atomically
 from datamodules.records import Record
 from modules.detectors.answers import answers
@@ -77,17 +78,35 @@ def extract_views(data: FeatureDataModule, hardware: dict[str, Any]) -> int:
     return sum(extract_missing(data.at(view), hardware) for view in views)
 
 
-def begin(detector: Detector, data: FeatureDataModule) -> None:
-    """Tell a detector which classes there are, and show one that asks for it all training samples at once.
+def prepare(detector: Detector, data: FeatureDataModule) -> None:
+    """Tell a detector which classes there are, and find out what the data lacks for it; before anything is extracted.
 
     Raises:
-        DataError: A generator has no family, or the features are none for this detector.
+        DataError: A generator has no family, or pairs are asked for and there are none.
     """
     classes = data.learn(detector.target)
     if classes is not None:
         detector.learn_classes(classes)
         data.classes = detector.classes  # one that goes on from a checkpoint keeps its order
         log.info("classes: %s", ", ".join(data.classes or []))
+    ranks = bool(getattr(detector, "pair_weight", 0))
+    if (ranks or data.keep_pairs) and not data.has_pairs():
+        asked = "model.pair_weight" if ranks else "data.keep_pairs"
+        msg = (
+            f"{asked} is set, and no training image shares a `pair` with another: a manifest's column pair names the photograph that an "
+            "image was made from"
+        )
+        raise DataError(msg)
+    if ranks and not data.keep_pairs:
+        log.warning("model.pair_weight is set without data.keep_pairs: only pairs that meet in a batch by chance are ranked")
+
+
+def begin(detector: Detector, data: FeatureDataModule) -> None:
+    """Show a detector that asks for it all training samples at once.
+
+    Raises:
+        DataError: The features are none for this detector.
+    """
     if detector.reads_all:
         samples = data.samples()
         log.info("%d training samples under %s", len(samples.labels), ", ".join(data.training_views))

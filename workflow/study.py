@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,7 +26,7 @@ from workflow.callbacks import StopPrediction
 if TYPE_CHECKING:
     import pandas as pd
 
-    from evaluation.targets import Targets
+    from evaluation.comparison import Targets
 
 log = logging.getLogger("undertow")
 
@@ -40,8 +40,7 @@ class Study:
         sources: Where the images come from, by name.
         perturbations: What every image goes through; None is the perturbation that the detector was trained with.
         data: Further arguments of `FeatureDataModule`.
-        split: `test` measures the test split, where a data set has one; `heldout` the one that training with the same fractions and seed
-            cuts; `all` measures all images.
+        split: `test` measures the test split, where a data set has one; `heldout` what of that no training saw; `all` all images.
         hardware: Arguments of the Trainer that extracts and scores.
     """
 
@@ -92,6 +91,7 @@ def score_all(study: Study, cells: Path) -> Results:
 
     results = Results()
     opened: dict[str, FeatureDataModule] = {}
+    seen = seen_in_training(study.detectors.values()) if study.split == "heldout" else None
     for given, checkpoint in study.detectors.items():
         detector, described = load_detector(str(checkpoint))
         name = given or detector.name
@@ -104,7 +104,7 @@ def score_all(study: Study, cells: Path) -> Results:
         content = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
         for where, source in study.sources.items():
             for perturbation in study.perturbations:
-                data = _open(opened, study, source, described, perturbation or described["perturbation"])
+                data = _open(opened, study, source, described, perturbation or described["perturbation"], seen)
                 label = name if len(study.detectors) > 1 else ""
                 results.warnings += [sentence for sentence in _concerns(data, described, label) if sentence not in results.warnings]
                 results.modules.append(data)
@@ -114,6 +114,11 @@ def score_all(study: Study, cells: Path) -> Results:
                 log.info("%s on %s, perturbation %s", name, where, data.perturbation)
                 results.tables.append(_cell(study, data, detector, name, cells / f"{fingerprint(what)}.parquet", families))
     return results
+
+
+def seen_in_training(checkpoints: Iterable[Path]) -> set[int]:
+    """Seeds of all images that any of these detectors was trained or validated on."""
+    return {seed for path in checkpoints for seed in load_detector(str(path))[1]["trained_on"].tolist()}
 
 
 def check_sources(sources: Mapping[str, Source], cache_dir: Path, reals_from: Mapping[str, str] | None) -> None:
@@ -158,15 +163,23 @@ def _identity(data: FeatureDataModule) -> str:
 
 
 def _open(
-    opened: dict[str, FeatureDataModule], study: Study, source: Source, described: dict[str, Any], perturbation: str
+    opened: dict[str, FeatureDataModule],
+    study: Study,
+    source: Source,
+    described: dict[str, Any],
+    perturbation: str,
+    seen: set[int] | None,
 ) -> FeatureDataModule:
-    """The data module of an extractor, source and perturbation; one for all detectors."""
+    """The data module of an extractor, source and perturbation, without images that were seen in training; one for all detectors."""
     what = fingerprint({"extractor": described["extractor"], "source": settings_of(source), "perturbation": perturbation})
     if what not in opened:
         extractor = build_extractor(described)
+        only: Literal["test", "all"] = "all" if study.split == "all" else "test"
         opened[what] = FeatureDataModule(
-            source=copy.deepcopy(source), extractor=extractor, perturbation=perturbation, evaluate_only=study.split, **study.data
+            source=copy.deepcopy(source), extractor=extractor, perturbation=perturbation, evaluate_only=only, **study.data
         )
+        if seen is not None:
+            opened[what].hold_out(seen)
     return opened[what]
 
 
@@ -211,7 +224,7 @@ def find_targets(path: str | None) -> "Targets | None":
     Raises:
         RunError: It cannot be used; the message says why.
     """
-    from evaluation.targets import TargetsError, read_targets
+    from evaluation.comparison import TargetsError, read_targets
 
     try:
         return None if path is None else read_targets(Path(path))
@@ -232,7 +245,7 @@ def write_study(study: Study, results: Results, folder: Path, reals_from: Mappin
     """
     import pandas as pd
 
-    from evaluation import compared, generalisation, matrices
+    from evaluation.comparison import compared, generalisation, matrices
     from evaluation.results import write_results
     from evaluation.tables import documents_of
     from workflow import pipeline

@@ -28,7 +28,7 @@ class FakeInversion(Detector):
         flip: Mirror half of the training samples.
         optimizer: From parameters to an optimiser.
         scheduler: From the optimiser to a learning-rate schedule, stepped once an epoch.
-        threshold_fpr: False positive rate at which the threshold is set on the validation set's real images.
+        threshold_fpr: False positive rate at which the threshold is set on the validation set's real images; None for a score of 0.
         calibration: How a score becomes a probability (see `Detector`).
     """
 
@@ -45,7 +45,7 @@ class FakeInversion(Detector):
         flip: bool = True,
         optimizer: OptimizerCallable = lambda parameters: AdamW(parameters, lr=1e-4, weight_decay=1e-4),
         scheduler: SchedulerCallable | None = None,
-        threshold_fpr: float = 0.05,
+        threshold_fpr: float | None = 0.05,
         calibration: Method = "none",
     ) -> None:
         super().__init__(optimizer, scheduler, threshold_fpr, calibration)

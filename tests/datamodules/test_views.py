@@ -167,15 +167,21 @@ def test_row_37_a_generator_without_family_is_an_error_or_unknown_and_never_drop
     assert set(samples.targets.tolist()) == {0, 1, 2}
 
 
-def test_what_training_holds_out_is_what_a_study_measures(manifest):
+def test_what_no_training_saw_is_what_a_study_measures(manifest):
     data = module(manifest, test_fraction=0.3)
     pipeline.extract_views(data, HARDWARE)
     tested = {record.key for record in data.records() if record.split == "test"}
-    held = module(manifest, test_fraction=0.3, evaluate_only="heldout")
-    assert {record.key for record in held.records()} == tested
+    seen = set(data.describe()["trained_on"].tolist())
+    measured = module(manifest, evaluate_only="test")
+    measured.hold_out(seen)
+    assert {record.key for record in measured.records()} == tested
     one = module(manifest, test_fraction=0.3, train_generators=["sdxl"])
-    assert tested <= {record.key for record in one.records() if record.split == "test"}
-    assert len(module(manifest, evaluate_only="test").records()) == len(data.records())
+    other = module(manifest, evaluate_only="test")
+    other.hold_out(set(one.describe()["trained_on"].tolist()))
+    photographs = {record.group for record in one.records() if record.split != "test"}
+    assert {record.key for record in other.records()} == {record.key for record in data.records() if record.group not in photographs}
+    with pytest.raises(DataError, match="empty"):
+        other.hold_out({int(record.content_hash[:15], 16) for record in data.records()})
 
 
 def test_sources_are_joined_with_their_own_names_and_splits(manifest, tmp_path):

@@ -31,3 +31,13 @@ def random_answers(classes, n=600, groups=60, right=0.6, never=(), generators=1,
 
 def trained(*classes, target="family", generators=None):
     return {"target": target, "classes": ["real", *classes], "generators": generators}
+
+
+def matrix(counts=((8, 2, 0), (0, 0, 0), (1, 1, 2)), **changed):
+    made = {
+        "true": ["real", "gan", "flow"],
+        "predicted": ["real", "gan", "unknown"],
+        "right": [0, 1, 2],
+        "counts": [list(row) for row in counts],
+    }
+    return made | {"known": [True, True, False], "trained_on": [None, True, False]} | changed

@@ -40,3 +40,12 @@ def usual_table() -> pd.DataFrame:
         + some_rows("scenes", "photos", 0, 40, 8)
         + some_rows("scenes", "sd", 1, 40, 20)
     )
+
+
+def vectors_of(frame, dimensions=5, seed=0):
+    """Vectors by key, whatever the order, with different spreads along random directions."""
+    rng = np.random.default_rng(seed)
+    turned, _ = np.linalg.qr(rng.normal(size=(dimensions, dimensions)))
+    made = (rng.normal(size=(len(frame), dimensions)) * np.arange(dimensions, 0, -1) ** 2) @ turned
+    known = dict(zip(frame["key"], made, strict=True))
+    return lambda keys: np.stack([known[key] for key in keys]).astype(np.float32)

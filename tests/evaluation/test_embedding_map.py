@@ -1,23 +1,12 @@
-"""The map of embeddings: the right components of the right images, and both panels of its figure."""
+"""The map of embeddings: the right components of the right images."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
-from evaluation.embedding_map import COLUMNS, balanced, embedding_map, map_figure, save_map
-from evaluation.figures import ON_DARK
+from evaluation.embedding_map import COLUMNS, balanced, embedding_map, write_map
 from evaluation.predictions import make_table
-from tests.evaluation.rows import some_rows, usual_table
-
-
-def vectors_of(frame, dimensions=5, seed=0):
-    """Vectors by key, whatever the order, with different spreads along random directions."""
-    rng = np.random.default_rng(seed)
-    turned, _ = np.linalg.qr(rng.normal(size=(dimensions, dimensions)))
-    made = (rng.normal(size=(len(frame), dimensions)) * np.arange(dimensions, 0, -1) ** 2) @ turned
-    known = dict(zip(frame["key"], made, strict=True))
-    return lambda keys: np.stack([known[key] for key in keys]).astype(np.float32)
+from tests.evaluation.rows import some_rows, usual_table, vectors_of
 
 
 def test_coordinates_are_the_eigenvectors_of_the_covariance():
@@ -109,38 +98,9 @@ def test_what_is_no_array_of_vectors_is_refused(made):
         embedding_map(usual_table(), lambda keys: made, 0.5)
 
 
-def test_the_figure_counts_right_and_wrong():
+def test_written_with_its_coordinates(tmp_path):
     frame = usual_table()
     found = embedding_map(frame, vectors_of(frame), 0.5)
-    left, right = map_figure(found, ON_DARK).axes
-    assert [text.get_text() for text in left.get_legend().get_texts()] == ["real", "faces/gan", "faces/sd", "scenes/sd"]
-    assert [len(each.get_offsets()) for each in left.collections] == [280, 120, 120, 40]
-    called = frame["score"] > 0.5
-    missed, alarms = int((~called & (frame["label"] == 1)).sum()), int((called & (frame["label"] == 0)).sum())
-    assert [len(each.get_offsets()) for each in right.collections] == [560 - missed - alarms, missed, alarms]
-    assert [text.get_text() for text in right.get_legend().get_texts()] == [
-        *(f"right ({560 - missed - alarms})", f"missed fake ({missed})", f"false alarm ({alarms})")
-    ]
-    assert "of the variance" in left.get_xlabel()
-
-
-def test_without_a_threshold_there_is_one_panel():
-    frame = usual_table()
-    assert len(map_figure(embedding_map(frame, vectors_of(frame), None)).axes) == 1
-
-
-def test_thirty_generators_have_looks_of_their_own():
-    frame = make_table([row for n in range(32) for row in some_rows("a", f"g{n}", 1, 3)])
-    left = map_figure(embedding_map(frame, vectors_of(frame), None)).axes[0]
-    looks = {(tuple(each.get_facecolor()[0]), each.get_paths()[0].vertices.tobytes()) for each in left.collections}
-    assert len(looks) == 32
-
-
-def test_saved_with_its_coordinates(tmp_path):
-    frame = usual_table()
-    found = embedding_map(frame, vectors_of(frame), 0.5)
-    written = save_map(tmp_path / "figures", tmp_path / "tables", found)
-    assert [path.name for path in written] == ["embedding_map.png", "embedding_map.svg", "embedding_map.csv"]
-    with Image.open(written[0]) as image:
-        assert np.asarray(image.convert("L")).std() > 5
-    pd.testing.assert_frame_equal(pd.read_csv(written[2]), found.points, check_dtype=False)
+    path = write_map(tmp_path / "tables", found)
+    assert path.name == "embedding_map.csv"
+    pd.testing.assert_frame_equal(pd.read_csv(path), found.points, check_dtype=False)

@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from evaluation.confusion_figures import save_confusions
 from evaluation.families import family_document
+from evaluation.figures import save_confusions
 from evaluation.predictions import make_table
 from evaluation.statistics import against_reals, metrics_document
 from modules.metrics.functional import curve

@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     add("--reals", type=Path, metavar="FOLDER", help="real images of the same kind of content, to learn from as well; about as many")
     add("--test", type=Path, metavar="FOLDER", help="further images of it, for the test alone; folds of --images by default")
     add("--generator", help="its name; the folder's by default")
+    add("--dataset", help="name of the new images' data set; new-GENERATOR by default")
     add("--family", help="its family; what the family map says by default")
     add("--config", type=Path, help="configuration of the run; by default the config.yaml beside the checkpoint's folder")
     add("--folds", type=int, default=4, help="parts of --images where there is no --test (default: %(default)s)")
@@ -99,7 +100,7 @@ def main(args: Sequence[str] | None = None) -> Path:
         reals=options.reals,
         tested=options.test,
         generator=generator,
-        dataset=f"new-{generator}",
+        dataset=options.dataset or f"new-{generator}",
         family=options.family,
         folds=options.folds,
         share=options.share,

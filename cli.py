@@ -40,6 +40,7 @@ NOT_COMPARED = {
     "data.extract_workers",
     "data.extract_batch_size",
     "data.shard_samples",
+    "data.memory_limit",
 }
 NOT_COMPARED |= {f"trainer.{name}" for name in (*HARDWARE, "enable_model_summary", "logger", "default_root_dir")}
 

@@ -19,9 +19,9 @@ from datamodules.duplicates import check_near_duplicates
 from datamodules.errors import DataError
 from datamodules.extraction import ShardWriting, check_captions, extraction_loader, seed_of
 from datamodules.families import FamilyMap, classes_of
-from datamodules.generators import hold_out_generators, repeats, training_generators
+from datamodules.generators import check_repeats, hold_out_generators, repeats, training_generators
 from datamodules.hashing import ContentHashes
-from datamodules.loading import PairSampler, ResumableSampler, TrainingLoader
+from datamodules.loading import training_loader
 from datamodules.perturbations import perturbation as find_perturbation
 from datamodules.records import SPLITS, Record
 from datamodules.shards import Arrays, ShardReader
@@ -70,7 +70,8 @@ class FeatureDataModule(pl.LightningDataModule):
             validation.
         families: YAML file of generators and families that extends the built-in one.
         shard_samples: Images a shard of the cache holds at most.
-        memory_limit: Bytes of vectors that are held in memory after they were read once; larger features are read again every time.
+        memory_limit: Bytes of vectors that each split holds in memory, on each process, after they were read once; where they do not fit,
+            and for pictures, every epoch reads again.
         evaluate_only: `test` measures the test split, or all images where the source gives no splits; `all` measures all. Not for training.
     """
 
@@ -142,6 +143,8 @@ class FeatureDataModule(pl.LightningDataModule):
         self._records: list[Record] | None = None
         self._cache: FeatureCache | None = None
         self._families: FamilyMap | None = None
+        self._given_families: FamilyMap | None = None
+        self.inherited: set[int] = set()  # seeds of images that a head which training starts from was trained on
         self._reader: ShardReader | None = None
         self._described: dict[str, Any] | None = None
         self._views: dict[str, FeatureDataModule] = {}
@@ -151,8 +154,11 @@ class FeatureDataModule(pl.LightningDataModule):
     def family_map(self) -> FamilyMap:
         """Generators, families and their integers; families that only the data names come after the known ones."""
         if self._families is None:
-            self._families = FamilyMap.load(self.families).including(self.records())
+            self._families = self._map().including(self.records())
         return self._families
+
+    def _map(self) -> FamilyMap:
+        return self._given_families or FamilyMap.load(self.families)
 
     @property
     def cache(self) -> FeatureCache:
@@ -169,7 +175,7 @@ class FeatureDataModule(pl.LightningDataModule):
             DataError: If the data cannot be trained or tested on as it is.
         """
         if self._records is None:
-            found = self._split(FamilyMap.load(self.families).resolve(self.source.records(Path(self.cache_dir))))
+            found = self._split(self._map().resolve(self.source.records(Path(self.cache_dir))))
             check_captions(found, self.extractor)
             self._records = found
         return self._records
@@ -177,6 +183,9 @@ class FeatureDataModule(pl.LightningDataModule):
     def _split(self, records: list[Record]) -> list[Record]:
         """Records with their splits, without leaks, within the limit."""
         if self.evaluate_only:
+            if self.evaluate_only == "test" and {record.split for record in records} in ({"train"}, {"val"}, {"train", "val"}):
+                msg = f"all images of {self.source.location} are of the train or val split; --split all measures them all the same"
+                raise DataError(msg)
             if self.evaluate_only == "test" and any(record.split == "test" for record in records):
                 kept = [record for record in records if record.split == "test"]
                 log.info("%d of %d images are of the test split and are measured", len(kept), len(records))
@@ -185,8 +194,10 @@ class FeatureDataModule(pl.LightningDataModule):
             check_classes(tested, ("test",))
             return tested
         fractions = (1 - self.val_fraction - self.test_fraction, self.val_fraction, self.test_fraction)
-        trained = training_generators(records, self.train_generators, self.max_generators, self.generator_seed)
-        assigned = hold_out_generators(assign_splits(records, fractions, self.split_seed, self.train_on), trained)
+        assigned = assign_splits(records, fractions, self.split_seed, self.train_on)
+        trained = training_generators(assigned, self.train_generators, self.max_generators, self.generator_seed)
+        check_repeats(assigned, self.repeat or {})
+        assigned = hold_out_generators(assigned, trained)
         found = limit_records(check_leaks(assigned, self.on_leak), self.limit, self.split_seed)
         check_classes(found, SPLITS)
         return found
@@ -200,6 +211,10 @@ class FeatureDataModule(pl.LightningDataModule):
         self._records = check_near_duplicates(self.records(), Path(self.cache_dir), self.on_leak)
         self._described, self._views, self._training = None, {}, None
         check_classes(self._records, ("test",) if self.evaluate_only else SPLITS)
+
+    def use_families(self, families: FamilyMap) -> None:
+        """Sort generators by this map, that of a checkpoint, in place of `families`."""
+        self._given_families, self._families, self._records = families, None, None
 
     def restrict(self, keys: Container[str]) -> None:
         """From now on have only the records of these keys."""
@@ -281,15 +296,11 @@ class FeatureDataModule(pl.LightningDataModule):
         """All training samples at once, for detectors that are fitted so.
 
         Raises:
-            DataError: A feature that is read is no vector of one length, or they do not fit into `memory_limit`.
+            DataError: A feature that is read is no vector, or they do not fit into `memory_limit`.
         """
         dataset = self._training_dataset()
+        dataset.check_vectors(whole=not self.num_workers)
         batch = dataset.everything()
-        for name, found in batch["features"].items():
-            if not isinstance(found, torch.Tensor) or found[0].ndim > 1 or not found.is_floating_point():
-                shape = list(found.shape[1:]) if isinstance(found, torch.Tensor) else "several sizes"
-                msg = f"feature {name!r} has shape {shape} an image; this detector reads vectors: choose another model.feature or extractor"
-                raise DataError(msg)
         groups = [record.group for record in dataset.records]
         return Samples(batch["features"], batch["label"], batch["target"], groups)
 
@@ -334,8 +345,11 @@ class FeatureDataModule(pl.LightningDataModule):
         Raises:
             DataError: No image of the split has features, or not those that the detector reads.
         """
+        if shuffled and not getattr(self.trainer, "overfit_batches", 0):  # for that Lightning makes a loader anew, in order
+            place = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+            return training_loader(self._training_dataset(), self.batch_size, self.keep_pairs, *place, run_seed(), **self._loading)
         if shuffled:
-            return self._shuffled(self._training_dataset())
+            return DataLoader(self._training_dataset(), batch_size=self.batch_size, **self._loading)
         records = self._readable(split)
         # Every rank needs a batch: a split smaller than the ranks repeats images, which metrics and tables count once.
         ranks = self.trainer.world_size if self.trainer else 1
@@ -382,14 +396,3 @@ class FeatureDataModule(pl.LightningDataModule):
             "pin_memory": torch.cuda.is_available(),
             "persistent_workers": self.num_workers > 0,
         }
-
-    def _shuffled(self, dataset: FeatureDataset) -> DataLoader[Any]:
-        """Training batches in an order of the seed and the epoch."""
-        if getattr(self.trainer, "overfit_batches", 0):  # Lightning makes such a loader anew, in order
-            return DataLoader(dataset, batch_size=self.batch_size, **self._loading)
-        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        if self.keep_pairs:
-            pairs = PairSampler(dataset, dataset.pairs.tolist(), self.batch_size, ranks, rank, run_seed())
-            return TrainingLoader(dataset, pairs, batch_size=None, **self._loading)
-        # A rank with no sample would wait for ever: fewer samples than ranks are repeated by the sampler.
-        return TrainingLoader(dataset, ResumableSampler(dataset, ranks, rank, run_seed()), batch_size=self.batch_size, **self._loading)

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from datamodules.batches import stacked
 from datamodules.cache import caption_hash
+from datamodules.errors import DataError
 from datamodules.families import FamilyMap, class_numbers
 from datamodules.records import Record
 from datamodules.shards import Arrays, ShardReader
@@ -66,7 +67,7 @@ class FeatureDataset(Dataset[Batch]):
         extractor: Whose features they are; tells whether captions matter.
         naming: What the numbers in batches stand for.
         features: Names of the features that batches hold; all of them by default.
-        memory: Bytes of features that are kept after they have been read once, all or nothing. Features of one shape only.
+        memory: Bytes of vectors that are kept after they have been read once, all or nothing; pictures are never kept.
     """
 
     def __init__(
@@ -91,9 +92,9 @@ class FeatureDataset(Dataset[Batch]):
         self._target = torch.tensor(naming.targets(self.records))
         pairs: dict[str | None, int] = {None: -1}
         self._pair = torch.tensor([pairs.setdefault(record.pair or None, len(pairs) - 1) for record in self.records])
-        self._memory = memory
+        self._memory = self._allowed = memory
         self._kept: dict[str, Tensor] | None = None
-        self._present = torch.zeros(len(self.records), dtype=torch.bool)
+        self._present = [False] * len(self.records)
 
     def _images(self) -> Iterator[tuple[int, str]]:
         return zip(self._view, (record.key for record in self.records), strict=True)
@@ -124,32 +125,65 @@ class FeatureDataset(Dataset[Batch]):
         """Number of the pair of each sample, `[N]`; -1 for one without."""
         return self._pair
 
+    def check_vectors(self, whole: bool = False) -> None:
+        """Refuse features that are no vectors, by the first sample.
+
+        Args:
+            whole: Also refuse vectors that do not all fit into the memory that is allowed.
+
+        Raises:
+            DataError: With the shape, or the size.
+        """
+        arrays = self._read(0)
+        for name, array in arrays.items():
+            if array.ndim > 1 or array.dtype.kind != "f":
+                shape = f"{list(array.shape)} ({array.dtype})"
+                msg = f"feature {name!r} has shape {shape} an image; this detector reads vectors: choose another model.feature or extractor"
+                raise DataError(msg)
+        size = sum(array.nbytes for array in arrays.values()) * len(self)
+        if whole and size > self._allowed:
+            msg = (
+                f"{len(self)} training samples of {', '.join(arrays)} take {size / 2**30:.1f} GiB, more than data.memory_limit allows "
+                f"({self._allowed / 2**30:.1f} GiB): raise it, or train on fewer images (data.limit)"
+            )
+            raise DataError(msg)
+
     def everything(self) -> Batch:
-        """All samples as one batch; read in the order in which they lie on the disk."""
-        return self.__getitems__(list(range(len(self))))
+        """All samples as one batch."""
+        return self[list(range(len(self)))]
 
     def _features_of(self, indices: list[int], rows: Tensor) -> dict[str, Any]:
-        if self._kept is None:
+        if self._memory and self._kept is None:
+            self._make_room(self._read(indices[0]))
+        if self._kept is None or not self._fill(indices):
             arrays = [self._read(i) for i in indices]
-            found = {name: stacked([torch.from_numpy(array[name]) for array in arrays]) for name in arrays[0]}
-            self._keep(found)
-            if self._kept is None:
-                return found
-        for i in rows[~self._present[rows]].tolist():
-            for name, array in self._read(i).items():
-                self._kept[name][i] = torch.from_numpy(array)
-            self._present[i] = True
+            return {name: stacked([torch.from_numpy(array[name]) for array in arrays]) for name in arrays[0]}
+        if len(indices) == len(self) and indices == list(range(len(self))):
+            return dict(self._kept)  # all of them: no second copy
         return {name: tensor[rows] for name, tensor in self._kept.items()}
 
-    def _keep(self, found: dict[str, Any]) -> None:
-        """Make room for all samples, where they fit into the memory that is allowed; these tell their size."""
-        if not self._memory or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-            return
-        size = sum(tensor[0].numel() * tensor.element_size() for tensor in found.values()) * len(self)
-        if size <= self._memory:
-            self._kept = {name: tensor.new_empty(len(self), *tensor.shape[1:]) for name, tensor in found.items()}
-        else:
+    def _make_room(self, arrays: Arrays) -> None:
+        """Make room for the vectors of all samples, where there are only vectors and they fit into the memory that is allowed."""
+        size = sum(array.nbytes for array in arrays.values()) * len(self)
+        if size > self._memory or any(array.ndim > 1 for array in arrays.values()):
             self._memory = 0
+            return
+        self._kept = {name: torch.from_numpy(array).new_empty(len(self), *array.shape) for name, array in arrays.items()}
+
+    def _fill(self, indices: list[int]) -> bool:
+        """Read those of the samples that are not in memory yet; False where one has another shape, and nothing is kept any more."""
+        kept = self._kept or {}
+        for i in indices:
+            if self._present[i]:
+                continue
+            arrays = self._read(i)
+            if any(kept[name].shape[1:] != array.shape for name, array in arrays.items()):
+                self._kept, self._memory = None, 0
+                return False
+            for name, array in arrays.items():
+                kept[name][i] = torch.from_numpy(array)
+            self._present[i] = True
+        return True
 
     def _read(self, index: int) -> Arrays:
         arrays = self._readers[self._view[index]].read(self.records[index].key, self._captions[index])

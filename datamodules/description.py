@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def description(data: "FeatureDataModule") -> dict[str, Any]:
     """What a checkpoint needs to make the same features of a new image, and what its detector was trained on, in plain types."""
     trained = [record for record in data.records() if record.split != "test"]
-    fakes = {f"{record.dataset}/{record.generator}" for record in trained if record.label == FAKE}
+    fakes = {f"{record.dataset}/{record.generator}" for record in trained if record.label == FAKE and record.split == "train"}
     return {
         "extractor": data.extractor.settings(),
         "extractor_fingerprint": data.cache.extractor_fingerprint,
@@ -26,7 +26,7 @@ def description(data: "FeatureDataModule") -> dict[str, Any]:
         "families": data.family_map.to_dict(),
         "caption_sources": sorted({str(record.caption_source) for record in data.records() if record.caption}),
         "calibrated_on": calibrated_on(data),
-        "trained_on": torch.tensor(sorted(seed_of(record) for record in trained)),
+        "trained_on": torch.tensor(sorted({seed_of(record) for record in trained} | data.inherited)),
         "trained_generators": sorted(fakes),
         "generator_families": {record.generator: record.family for record in trained if record.label == FAKE},
         "trained_images": sum(record.split == "train" for record in trained),

@@ -18,7 +18,7 @@ def training_generators(
     """Which generators may be trained on, as `dataset/generator`.
 
     Args:
-        records: All records.
+        records: All records, with splits: of those in the test alone nothing can be trained on.
         wanted: Patterns (`faces/stylegan2`, `stylegan*`) of a generator's name or of `dataset/generator`; one that begins with `!` takes
             what matches it away again, from all generators where there are no others. All by default.
         most: Of these at most so many, chosen by a hash of the seed and their names: more of them include the fewer ones.
@@ -28,11 +28,12 @@ def training_generators(
         Their names; None where all generators may be trained on.
 
     Raises:
-        DataError: A pattern that matches nothing, or no generator is left.
+        DataError: A pattern that matches nothing, or fewer generators than asked for can be trained on.
     """
     if wanted is None and most is None:
         return None
     names = sorted({(record.generator, f"{record.dataset}/{record.generator}") for record in records if record.label == FAKE})
+    trainable = {f"{record.dataset}/{record.generator}" for record in records if record.label == FAKE and record.split == "train"}
     patterns = wanted or []
     matching = {pattern: {name for pair in names if _matches(pair, pattern) for name in pair[1:]} for pattern in patterns}
     if idle := [pattern for pattern, found in matching.items() if not found]:
@@ -45,8 +46,10 @@ def training_generators(
     if most is not None and most < 1:
         message = f"max_generators is {most}: give 1 or more, or none for all."
         raise DataError(message)
-    if not chosen:
-        message = f"train_generators {patterns} leaves no generator to train on."
+    chosen &= trainable
+    if len(chosen) < (most or 1):
+        told = ", ".join(sorted(chosen)) or "none"
+        message = f"{f'max_generators is {most}' if most else f'train_generators is {patterns}'}, and there are training images of {told}."
         raise DataError(message)
     return sorted(chosen, key=lambda name: hashed(seed, name))[:most]
 
@@ -99,3 +102,17 @@ def repeats(record: Record, times: Mapping[str, int]) -> int:
     """
     names = (record.generator, f"{record.dataset}/{record.generator}")
     return max((count for pattern, count in times.items() if _matches(names, pattern)), default=1)
+
+
+def check_repeats(records: Sequence[Record], times: Mapping[str, int]) -> None:
+    """Refuse patterns of `repeats` that stand for no image.
+
+    Raises:
+        DataError: With the first such pattern.
+    """
+    names = {(record.generator, f"{record.dataset}/{record.generator}") for record in records}
+    for pattern in times:
+        if pattern.startswith("!") or not any(_matches(pair, pattern) for pair in names):
+            known = ", ".join(sorted(name for _, name in names)[:20])
+            message = f"data.repeat names {pattern!r}, which matches no images. There are {known or 'none'}."
+            raise DataError(message)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from datamodules.dataset import FeatureDataset
 from datamodules.errors import DataError
 
 
@@ -136,3 +137,23 @@ class TrainingLoader(DataLoader[Any]):
         """Number of this epoch's batches that were taken before the checkpoint."""
         state, self._resume = self._resume, None
         return int(state["batches"]) if state and state["epoch"] == self.sampler.epoch else 0
+
+
+def training_loader(
+    dataset: FeatureDataset, batch_size: int, keep_pairs: bool, ranks: int, rank: int, seed: int, **options: Any
+) -> TrainingLoader:
+    """Training batches in an order of the seed and the epoch.
+
+    Args:
+        dataset: What is trained on.
+        batch_size: Samples a batch, about so many where pairs are kept.
+        keep_pairs: Bring the images of a pair in one batch.
+        ranks: Number of processes.
+        rank: This process's number.
+        seed: Another seed, another order.
+        **options: Of `DataLoader`.
+    """
+    if keep_pairs:
+        pairs = PairSampler(dataset, dataset.pairs.tolist(), batch_size, ranks, rank, seed)
+        return TrainingLoader(dataset, pairs, batch_size=None, **options)
+    return TrainingLoader(dataset, ResumableSampler(dataset, ranks, rank, seed), batch_size=batch_size, **options)

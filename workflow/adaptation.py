@@ -2,9 +2,11 @@
 
 import copy
 import csv
+import hashlib
 import io
 import logging
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -104,6 +106,9 @@ def check_head(checkpoint: Path) -> tuple[Detector, dict[str, Any]]:
             "or SVM, Tip-Adapter). Train another kind by train.py on a JoinedSource of old and new images"
         )
         raise RunError(msg)
+    if detector.threshold.value is None:
+        msg = f"{checkpoint} has no threshold ({detector.threshold.reason}): train it with more validation reals or another threshold_fpr"
+        raise RunError(msg)
     return detector, described
 
 
@@ -158,14 +163,18 @@ def adapted(
     jobs: list[tuple[str, list[Record], list[Record]]] = []
     if job.tested is None:
         jobs += [(f"fold_{i}", [r for r in whole if r not in fold], fold) for i, fold in enumerate(folds)]
-    jobs.append((AFTER, whole, []))
+    # Further images for the test are among the records, so that near-duplicates of them are found.
+    jobs.append((AFTER, whole, folds[1] if job.tested else []))
     shared = [] if job.cache_dir is None else [f"--data.cache_dir={job.cache_dir}"]
     checkpoints = []
     for name, trained, left_out in jobs:
-        manifest = write_manifest(job.folder / "new" / f"{name}.csv", trained, left_out)
+        # Named by its content: a folder that has changed is another configuration, and no head of the old one is kept.
+        content = hashlib.sha256("".join(sorted(f"{r.key} {r.path}" for r in trained)).encode()).hexdigest()[:12]
+        manifest = write_manifest(job.folder / "new" / f"{name}-{content}.csv", trained, left_out)
         path = job.folder / "new" / f"{name}.yaml"
         built = adapted_config(job, config, described, detector, manifest, len(trained))
-        write_atomically(path, yaml.safe_dump(built, sort_keys=False).encode())
+        started = f"# adapted from sha256:{hashlib.sha256(job.checkpoint.read_bytes()).hexdigest()}\n"
+        write_atomically(path, (started + yaml.safe_dump(built, sort_keys=False)).encode())
         quiet = {} if name == AFTER else {"trainer.logger": False}
         checkpoints.append(fit(name, FittedDetector(config=str(path), overrides=quiet | job.overrides), job.folder / "detectors", shared))
     return checkpoints
@@ -208,15 +217,15 @@ def adapted_config(
     data, model = built["data"], built["model"].setdefault("init_args", {})
     data["source"] = joined(data["source"], manifest)
     if data.get("train_on") is not None:
-        data["train_on"] = [*data["train_on"], job.dataset]
+        data["train_on"] = [*data["train_on"], escape(job.dataset)]
     if data.get("train_generators") is not None or data.get("max_generators") is not None:
-        data |= {"train_generators": [*described["trained_generators"], job.name], "max_generators": None}
-    old = len(described["trained_on"])
+        data |= {"train_generators": [escape(name) for name in (*described["trained_generators"], job.name)], "max_generators": None}
+    old = described.get("trained_images") or len(described["trained_on"])
     times = max(1, round(job.share / (1 - job.share) * old / new))
-    data["repeat"] = (data.get("repeat") or {}) | {f"{job.dataset}/*": times}
+    data["repeat"] = (data.get("repeat") or {}) | {f"{escape(job.dataset)}/*": times}
     log.info("%d new images, each %d times an epoch beside about %d old ones", new, times, old)
-    model["classes"] = None
-    if detector.learns:
+    model |= {name: value for name, value in {"classes": None, "weights": None, "frozen": False}.items() if name in model}
+    if "start" in detector.settings()["init_args"]:  # the others are fitted anew, to both
         model["start"] = str(job.checkpoint.resolve())
         built["trainer"] |= {"max_epochs": job.epochs, "max_steps": -1, "max_time": None}
         built["monitor"] = "epoch"  # the last one: the validation images are the old ones, which would choose not to adapt at all

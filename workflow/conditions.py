@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,9 @@ def expanded(detectors: Mapping[str, FittedDetector], conditions: Sequence[str],
 
 def _named(condition: str, generators: Sequence[str]) -> list[str]:
     if condition == EACH:
-        return list(generators)
+        return [escape(generator) for generator in generators]
     if condition == LEAVE_OUT:
-        return [f"!{generator}" for generator in generators]
+        return [f"!{escape(generator)}" for generator in generators]
     return [condition]
 
 
@@ -72,7 +73,7 @@ def overrides_of(condition: str) -> dict[str, Any]:
     except DataError as error:
         msg = f"train_conditions: {condition!r} is no generator pattern (DATASET/GENERATOR), generators_N or perturbation ({error})"
         raise RunError(msg) from error
-    return {"data.perturbation": condition}
+    return {"data.perturbation": condition, "data.views": None}
 
 
 def generators_of(sources: Mapping[str, Source], cache_dir: Path) -> list[str]:

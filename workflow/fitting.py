@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,7 +108,8 @@ def fit_arguments(name: str, detector: FittedDetector, folder: Path, options: Se
 
 def folder_name(name: str) -> str:
     """A detector's name, which may hold a generator's after its `@`, as that of one folder."""
-    return re.sub(r"[^\w@+.-]+", "_", name.replace("!", "all_but_"))
+    plain = re.sub(r"[^\w@+.-]+", "_", name.replace("!", "all_but_"))
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def check_options(detectors: Mapping[str, FittedDetector], folder: Path, options: Sequence[str] = ()) -> None:
@@ -121,7 +123,8 @@ def check_options(detectors: Mapping[str, FittedDetector], folder: Path, options
             continue
         printed = io.StringIO()
         try:
-            with contextlib.redirect_stdout(printed):
+            with contextlib.redirect_stdout(printed), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # meant for this use
                 UndertowCLI([*fit_arguments(name, detector, folder, options), "--print_config"])
         except SystemExit as stop:  # that of --print_config has the status 0
             if stop.code:

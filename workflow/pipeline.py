@@ -25,6 +25,7 @@ from datamodules.files import temporary_name, write_atomically
 from datamodules.records import Record
 from modules.detectors.answers import answers
 from modules.detectors.base import Detector
+from modules.detectors.checkpoint import load_detector
 from modules.detectors.probe import Probe
 from modules.detectors.score import LEARNED, ScoreDetector
 from modules.metrics.functional import Threshold
@@ -84,6 +85,8 @@ def prepare(detector: Detector, data: FeatureDataModule) -> None:
     Raises:
         DataError: A generator has no family, or pairs are asked for and there are none.
     """
+    if start := getattr(detector, "start", None):
+        data.inherited |= set(load_detector(start)[1]["trained_on"].tolist())
     classes = data.learn(detector.target)
     if classes is not None:
         detector.learn_classes(classes)

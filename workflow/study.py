@@ -16,6 +16,7 @@ from cli import RunError, is_main_process
 from datamodules.cache import caption_hash
 from datamodules.datamodule import FeatureDataModule
 from datamodules.description import concerns
+from datamodules.families import FamilyMap
 from datamodules.sources.base import Source
 from modules.detectors.base import Detector
 from modules.detectors.checkpoint import build_extractor, load_detector, trained_settings
@@ -171,13 +172,18 @@ def _open(
     seen: set[int] | None,
 ) -> FeatureDataModule:
     """The data module of an extractor, source and perturbation, without images that were seen in training; one for all detectors."""
-    what = fingerprint({"extractor": described["extractor"], "source": settings_of(source), "perturbation": perturbation})
+    families = described.get("families")
+    what = fingerprint(
+        {"families": families, "extractor": described["extractor"], "source": settings_of(source), "perturbation": perturbation}
+    )
     if what not in opened:
         extractor = build_extractor(described)
         only: Literal["test", "all"] = "all" if study.split == "all" else "test"
         opened[what] = FeatureDataModule(
             source=copy.deepcopy(source), extractor=extractor, perturbation=perturbation, evaluate_only=only, **study.data
         )
+        if families is not None:
+            opened[what].use_families(FamilyMap.from_dict(families))
         if seen is not None:
             opened[what].hold_out(seen)
     return opened[what]

@@ -52,8 +52,8 @@ class ShardReader:
     Args:
         folder: The cache directory; may be missing or empty.
         rebuild: Write the lost index of a complete shard anew.
-        others: Further cache directories with features of the same kind, for samples that the first one lacks. What is damaged there is
-            left out with a warning, and failures there are not this directory's.
+        others: Further cache directories with features of the same kind, for samples that the first one lacks. What is damaged there by
+            its index or size is left out with a warning, and failures there are not this directory's.
 
     Raises:
         ShardError: If an index cannot be read, or a shard is missing or has another size than its index says.

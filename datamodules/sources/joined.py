@@ -1,5 +1,6 @@
 """Several sources as one."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 from datamodules.errors import DataError
 from datamodules.records import Record
 from datamodules.sources.base import Source, safe_name
+
+logger = logging.getLogger(__name__)
 
 
 class JoinedSource(Source):
@@ -51,6 +54,8 @@ class JoinedSource(Source):
             DataError: Two sources hold the same data set, or one cannot be read.
         """
         owner: dict[str, str] = {}
+        names: dict[str, str] = {}  # of groups and pairs, by the source that has them
+        shared: set[str] = set()
         for name, source in self.sources.items():
             source.failures = []
             for record in source.entries(cache_dir):
@@ -60,6 +65,15 @@ class JoinedSource(Source):
                         "give one of them another name by its option dataset, or its manifest's column."
                     )
                     raise DataError(message)
+                told = [name for name in (record.group, record.pair) if name]
+                shared |= {each for each in told if names.setdefault(each, name) != name}
                 split = (self.splits or {}).get(name)
                 yield replace(record, split=split) if split else record
             self.failures += source.failures
+        if shared:
+            logger.warning(
+                "%d names of groups or pairs, such as %r, occur in several of the joined sources: their images come into one split. "
+                "If they are not of one photograph or prompt, give them other names.",
+                len(shared),
+                min(shared),
+            )

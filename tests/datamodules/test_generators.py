@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from datamodules.errors import DataError
-from datamodules.generators import hold_out_generators, repeats, training_generators
+from datamodules.generators import check_repeats, hold_out_generators, repeats, training_generators
 from datamodules.loading import PairSampler
 from datamodules.records import Record
 
@@ -50,13 +50,31 @@ def test_more_generators_include_the_fewer_ones_and_a_seed_chooses_others():
     ("wanted", "most", "message"),
     [
         (["z"], None, "'z', which matches no generator. There are d/a"),
-        (["!*"], None, "leaves no generator"),
+        (["!*"], None, "there are training images of none"),
         (None, 0, "max_generators is 0"),
+        (None, 7, "max_generators is 7, and there are training images of d/a"),
     ],
 )
 def test_what_chooses_nothing_is_refused(wanted, most, message):
     with pytest.raises(DataError, match=message):
         training_generators(RECORDS, wanted, most)
+
+
+def test_only_generators_with_training_images_are_chosen_from():
+    records = [*RECORDS, *(record(f"t{i}", f"test{i}", split="test") for i in range(20))]
+    for seed in range(5):
+        chosen = training_generators(records, most=3, seed=seed)
+        assert len(chosen) == 3
+        assert not any("test" in name for name in chosen)
+    with pytest.raises(DataError, match="there are training images of none"):
+        training_generators(records, ["test0"])
+
+
+@pytest.mark.parametrize("pattern", ["z", "!a", "other/a"])
+def test_a_repeat_of_no_images_is_refused(pattern):
+    check_repeats(RECORDS, {"a": 2, "d/*": 3, "laion": 2})
+    with pytest.raises(DataError, match="matches no images"):
+        check_repeats(RECORDS, {pattern: 2})
 
 
 def test_a_real_image_source_is_no_generator():

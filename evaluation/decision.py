@@ -95,9 +95,12 @@ class Tally:
     verdicts: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
+    families: Counter[str] = field(default_factory=Counter)
 
-    def add(self, path: str, verdict: str, reason: str) -> None:
-        """Count one image."""
+    def add(self, path: str, verdict: str, reason: str, family: str | None = None) -> None:
+        """Count one image; `family` is what a detector of families calls it."""
+        if family is not None:
+            self.families[family] += 1
         self.verdicts[verdict] += 1
         if verdict == ERROR:
             # Many different reasons (each with numbers of its own) would otherwise be kept one by one.
@@ -106,10 +109,12 @@ class Tally:
             self.examples.setdefault(kind, path)
 
     def lines(self) -> list[str]:
-        """The counts in one line, then the commonest errors in one line each."""
+        """The counts in one line, those of families in another, then the commonest errors in one line each."""
         total = self.verdicts.total()
         counted = ", ".join(f"{self.verdicts[name]} {name}" for name in VERDICTS)
         lines = [f"{total} image{'' if total == 1 else 's'}: {counted}"]
+        if self.families:
+            lines.append("families: " + ", ".join(f"{count} {name}" for name, count in self.families.most_common()))
         for reason, count in self.errors.most_common(_SHOWN_REASONS):
             lines.append(f"  {count} × {reason} ({'first: ' if count > 1 else ''}{self.examples[reason]})")
         rest = self.verdicts[ERROR] - sum(count for _, count in self.errors.most_common(_SHOWN_REASONS))

@@ -16,8 +16,10 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from cli import RunError
 from datamodules.datamodule import FeatureDataModule
+from datamodules.description import concerns
+from datamodules.families import UNKNOWN
 from datamodules.files import write_atomically
-from datamodules.records import Record
+from datamodules.records import REAL, Record
 from datamodules.sources import ImagesSource
 from modules.detectors.base import Detector
 from modules.detectors.checkpoint import build_extractor, load_detector
@@ -252,6 +254,24 @@ def data_of(job: Adaptation, config: dict[str, Any], described: dict[str, Any]) 
     return FeatureDataModule(**built | {"extractor": build_extractor(described)})
 
 
+def check_data(job: Adaptation, config: dict[str, Any], detector: Detector, data: FeatureDataModule, reals_from: str | None) -> None:
+    """Find out what is wrong with the images before any head is fitted.
+
+    Raises:
+        RunError: There is no data set of that name with real images, or the head learns families and the new generator has none.
+    """
+    sets = sorted({record.dataset for record in data.records() if record.label == REAL})
+    if reals_from is not None and reals_from not in sets:
+        msg = f"--reals_from {reals_from}: there are real images of {', '.join(sets) or 'no data set'}"
+        raise RunError(msg)
+    unknown = any(record.family == UNKNOWN for record in data.records() if record.dataset == job.dataset)
+    if detector.target == "family" and unknown and config["data"].get("unknown_families") != "unknown":
+        msg = (
+            f"no family is known for {job.generator!r}, and the head tells families apart: name one by --family (a new one is learnt anew)"
+        )
+        raise RunError(msg)
+
+
 def _cache_dir(job: Adaptation, config: dict[str, Any]) -> Path:
     return Path(job.cache_dir or config["data"].get("cache_dir") or "cache")
 
@@ -337,8 +357,9 @@ def adapt(job: Adaptation, reals_from: str | None, hardware: dict[str, Any]) -> 
     config = read_run(job.config)
     detector, described = check_head(job.checkpoint)
     folds = new_images(job, _cache_dir(job, config))
-    checkpoints = adapted(job, config, described, detector, folds)
     data = data_of(job, config, described)
+    check_data(job, config, detector, data, reals_from)
+    checkpoints = adapted(job, config, described, detector, folds)
     frame = measured(job, data, checkpoints, folds, hardware).assign(split="test")
     reals = frame.loc[(frame["label"] == 0) & (frame["detector"] == BEFORE), "dataset"].value_counts()
     own = job.dataset if job.reals is not None and job.tested is None else None
@@ -362,6 +383,7 @@ def adapt(job: Adaptation, reals_from: str | None, hardware: dict[str, Any]) -> 
         boundaries,
         pipeline.pictures(data, data.records(), []),
         facts,
+        warnings=concerns(data),
         title=f"{job.checkpoint.resolve().parent.parent.name}, adapted to {job.generator}",
         reals_from={job.dataset: source},
     )

@@ -120,7 +120,7 @@ def write_rows(scorer: Scorer, images: ImageList, rule: Rule, writer: RowWriter,
             rows = [row_of(scored, rule) for scored in batch]
             writer.write(rows)
             for row in rows:
-                tally.add(row["path"], row["verdict"], row["reason"])
+                tally.add(row["path"], row["verdict"], row["reason"], row.get("predicted_family"))
             bar.update(len(rows))
 
 

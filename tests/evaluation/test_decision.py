@@ -83,3 +83,10 @@ def test_the_tally_does_not_grow_with_the_reasons():
         tally.add(str(number), "error", f"reason {number}")
     assert len(tally.errors) <= 101
     assert sum(int(line.split("×")[0]) for line in tally.lines()[1:]) == 1000
+
+
+def test_a_tally_counts_families_where_there_are_some():
+    tally = Tally()
+    for family in ("gan", "real", "gan", None):
+        tally.add("x", "generated", "", family)
+    assert tally.lines() == ["4 images: 4 generated, 0 real, 0 abstain, 0 error", "families: 2 gan, 1 real"]

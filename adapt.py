@@ -53,6 +53,18 @@ def parser() -> argparse.ArgumentParser:
     return built
 
 
+def overrides_of(options: list[str]) -> dict[str, str]:
+    """`OPTION=VALUE` texts as a mapping.
+
+    Raises:
+        RunError: One has no `=`.
+    """
+    if wrong := [option for option in options if "=" not in option]:
+        msg = f"--set {wrong[0]}: write OPTION=VALUE, with an option of train.py, for example model.optimizer.init_args.lr=0.0003"
+        raise RunError(msg)
+    return dict(option.split("=", 1) for option in options)
+
+
 def check(options: argparse.Namespace) -> None:
     """Refuse what cannot work before anything is loaded.
 
@@ -107,7 +119,7 @@ def main(args: Sequence[str] | None = None) -> Path:
         epochs=options.epochs,
         folder=folder,
         cache_dir=options.cache_dir,
-        overrides=adaptation.overrides_of(options.set),
+        overrides=overrides_of(options.set),
     )
     print(adaptation.adapt(job, options.reals_from, {"accelerator": options.accelerator, "devices": 1}))
     return folder

@@ -28,6 +28,8 @@ rows   key (hash of the content), path (absolute; control characters, and bytes 
        know of it), and with --reencodings spread (standard deviation of the scores).
        Of a detector of families also predicted_family (real, a family, or unknown: unlike all that it was trained on),
        family_probability, predicted_generator (one that was trained on generators), novelty (larger: less like its training images).
+       The family is the likeliest class; the verdict is by the threshold, which may be set for few false alarms: below it an image can be
+       likelier of a family than real. probability and family_probability are calibrated apart.
        verdict: generated (score above the threshold), real, abstain (score only), error (no score).
 
 exit   0 every image has a score    1 nothing could be done    2 wrong usage    3 some images could not be read
@@ -48,10 +50,16 @@ def parser() -> argparse.ArgumentParser:
     existing.add_argument("--overwrite", action="store_true", help="replace --output")
     add("--threshold", type=_finite, help="scores above it are called generated; by default the checkpoint's")
     add("--no_abstain", action="store_true", help="give a verdict also outside of what the detector was calibrated on")
-    add("--reencodings", type=int, default=0, choices=range(6), help="also score so many slight JPEG re-encodings, each at an image's cost")
+    add(
+        "--reencodings",
+        type=int,
+        default=0,
+        choices=range(6),
+        help="also score so many slight JPEG re-encodings, each at an image's cost; none by default",
+    )
     add("--captions", type=Path, metavar="FILE", help="CSV with columns path and caption, for detectors that were trained with captions")
     add("--null", action="store_true", help="names on standard input end with null bytes, as from find -print0")
-    add("--batch_size", type=partial(_at_least, 1), default=16, help="images that go through the networks at a time")
+    add("--batch_size", type=partial(_at_least, 1), default=16, help="images that go through the networks at a time (default: %(default)s)")
     add("--workers", type=partial(_at_least, 0), help="processes that decode; by default none on a CPU, up to eight beside an accelerator")
     add("--accelerator", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where the networks run")
     add("--cache_dir", type=Path, default=Path("cache"), help="feature cache of the training, where hashes of weights are remembered")

@@ -92,7 +92,7 @@ class FeatureDataModule(pl.LightningDataModule):
         train_generators: list[str] | None = None,
         max_generators: int | None = None,
         generator_seed: int = 0,
-        views: list[str] | None = None,
+        views: str | list[str] | None = None,
         repeat: dict[str, int] | None = None,
         keep_pairs: bool = False,
         unknown_families: Literal["error", "unknown"] = "error",
@@ -104,6 +104,7 @@ class FeatureDataModule(pl.LightningDataModule):
         evaluate_only: Literal["test", "all"] | None = None,
     ) -> None:
         super().__init__()
+        views = [views] if isinstance(views, str) else views
         for name in [perturbation, *(views or [])]:
             find_perturbation(name)
         if views is not None and not views:

@@ -55,7 +55,7 @@ def folded(place, head):
 
 
 def new_head(folder):
-    return folder / "detectors" / "after" / "checkpoints" / "best.ckpt"
+    return folder / "checkpoints" / "best.ckpt"
 
 
 def changes(folder):
@@ -90,6 +90,21 @@ def test_what_was_won_is_said_in_the_terminal_and_the_report(folded, head, place
     assert f"New checkpoint: {new_head(folded)}" in said
     page = (folded / "report.html").read_text()
     assert "adapted to flux-mini" in page
+    assert "What was won, and what was forgotten" in page
+    assert "(new)" in page
+    assert "difference" in page
+    assert "chosen on 0 validation reals" not in page
+
+
+def test_the_directory_is_that_of_the_new_head(folded):
+    inner = folded / "detectors" / "after"
+    assert (folded / "config.yaml").read_text() == (inner / "config.yaml").read_text()
+    for name in ("best.ckpt", "best.safetensors"):
+        assert (folded / "checkpoints" / name).read_bytes() == (inner / "checkpoints" / name).read_bytes()
+
+
+def test_the_report_says_how_scores_were_made(folded):
+    page = (folded / "report.html").read_text()
     assert "in 2 folds: each scored by a head that learnt from the others" in page
 
 

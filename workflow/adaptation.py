@@ -5,6 +5,7 @@ import csv
 import hashlib
 import io
 import logging
+import shutil
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
@@ -26,7 +27,7 @@ from modules.detectors.checkpoint import build_extractor, load_detector
 from modules.detectors.probe import Probe
 from workflow import pipeline
 from workflow.callbacks import StopPrediction
-from workflow.fitting import FittedDetector, fit
+from workflow.fitting import FittedDetector, fit, read_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,23 +77,6 @@ class Adaptation:
     def name(self) -> str:
         """`dataset/generator` of the new images."""
         return f"{self.dataset}/{self.generator}"
-
-
-def read_run(path: Path) -> dict[str, Any]:
-    """The configuration that train.py wrote of a run.
-
-    Raises:
-        RunError: It is none.
-    """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        msg = f"{path} cannot be read ({type(error).__name__}); name the config.yaml of the run that trained the checkpoint by --config"
-        raise RunError(msg) from error
-    if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in ("model", "data", "trainer")):
-        msg = f"{path} is no configuration of a training run: it lacks the sections model, data and trainer"
-        raise RunError(msg)
-    return content
 
 
 def check_head(checkpoint: Path) -> tuple[Detector, dict[str, Any]]:
@@ -327,18 +311,6 @@ def _rows(data: FeatureDataModule, checkpoint: Path, name: str, keys: set[str], 
     return table.assign(score=table["score"] - detector.threshold.value)
 
 
-def overrides_of(options: list[str]) -> dict[str, str]:
-    """`OPTION=VALUE` texts as a mapping.
-
-    Raises:
-        RunError: One has no `=`.
-    """
-    if wrong := [option for option in options if "=" not in option]:
-        msg = f"--set {wrong[0]}: write OPTION=VALUE, with an option of train.py, for example model.optimizer.init_args.lr=0.0003"
-        raise RunError(msg)
-    return dict(option.split("=", 1) for option in options)
-
-
 def adapt(job: Adaptation, reals_from: str | None, hardware: dict[str, Any]) -> str:
     """Adapt a head, measure it, write the results; gives the last words.
 
@@ -351,6 +323,7 @@ def adapt(job: Adaptation, reals_from: str | None, hardware: dict[str, Any]) -> 
         UserError: Something cannot be used; says what.
     """
     from evaluation.comparison.changes import changes, text, write_changes
+    from evaluation.report import changes_part
     from evaluation.results import write_results
     from modules.metrics.functional import Threshold
 
@@ -367,7 +340,8 @@ def adapt(job: Adaptation, reals_from: str | None, hardware: dict[str, Any]) -> 
     if source not in reals.index:
         msg = f"--reals_from {source}: the test images of the run have real images of {', '.join(map(str, reals.index)) or 'no data set'}"
         raise RunError(msg)
-    boundaries = {name: Threshold(0.0, detector.threshold_fpr, 0) for name in (BEFORE, AFTER)}
+    heads = {BEFORE: detector, AFTER: load_detector(str(checkpoints[-1]))[0]}
+    boundaries = {name: Threshold(0.0, head.threshold.fpr, head.threshold.n) for name, head in heads.items()}
     before, after = (frame[frame["detector"] == name] for name in (BEFORE, AFTER))
     found = changes(before, after, (boundaries[BEFORE], boundaries[AFTER]), {job.name}, {job.dataset: source})
     write_changes(job.folder / "tables" / "changes.csv", found)
@@ -384,9 +358,28 @@ def adapt(job: Adaptation, reals_from: str | None, hardware: dict[str, Any]) -> 
         pipeline.pictures(data, data.records(), []),
         facts,
         warnings=concerns(data),
+        parts=[changes_part(found)],
         title=f"{job.checkpoint.resolve().parent.parent.name}, adapted to {job.generator}",
         reals_from={job.dataset: source},
     )
-    return "\n".join(
-        [text(found), f"New checkpoint: {checkpoints[-1]}", f"Report: {job.folder / 'report.html'}", f"All results: {job.folder}"]
-    )
+    checkpoint = promote(checkpoints[-1], job.folder)
+    last = [f"New checkpoint: {checkpoint}", f"Report: {job.folder / 'report.html'}", f"All results: {job.folder}"]
+    return "\n".join([text(found), *last])
+
+
+def promote(checkpoint: Path, folder: Path) -> Path:
+    """Make a run directory that of a head which was fitted below it: predict.py takes its checkpoint, and adapt.py goes on from it.
+
+    Args:
+        checkpoint: Of that head.
+        folder: The run directory.
+
+    Returns:
+        The checkpoint in it.
+    """
+    place = folder / "checkpoints"
+    place.mkdir(exist_ok=True)
+    for path in (checkpoint, checkpoint.with_suffix(".safetensors")):
+        shutil.copy2(path, place)
+    shutil.copy2(checkpoint.parent.parent / "config.yaml", folder)
+    return place / checkpoint.name

@@ -106,6 +106,23 @@ def fit_arguments(name: str, detector: FittedDetector, folder: Path, options: Se
     return [*(f"--config={path}" for path in detector.files()), *options, *as_options(detector.overrides), *named]
 
 
+def read_run(path: Path) -> dict[str, Any]:
+    """The configuration that train.py wrote of a run.
+
+    Raises:
+        RunError: It is none.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        msg = f"{path} cannot be read ({type(error).__name__}); name the config.yaml of the run that trained the checkpoint by --config"
+        raise RunError(msg) from error
+    if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in ("model", "data", "trainer")):
+        msg = f"{path} is no configuration of a training run: it lacks the sections model, data and trainer"
+        raise RunError(msg)
+    return content
+
+
 def folder_name(name: str) -> str:
     """A detector's name, which may hold a generator's after its `@`, as that of one folder."""
     plain = re.sub(r"[^\w@+.-]+", "_", name.replace("!", "all_but_"))

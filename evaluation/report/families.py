@@ -67,7 +67,8 @@ def _sentences(document: Mapping[str, Any]) -> list[str]:
         said.append(
             f"Of {document['n_known']:,} images that are real or of these {kind}, {percent(right['value'])} get the right class"
             f"{_between(right)}. "
-            f"Taken as real or not, {percent(binary['value'])} of the answers are right: by the predicted class, not by the threshold."
+            f"Taken as real or not, {percent(binary['value'])} of the answers are right: by the likeliest class, not by the threshold, "
+            "which may be set for fewer false alarms."
         )
     unknown, auroc = document["unknown"], document["unknown"]["auroc"]
     never = unknown["images"]["never_trained_fakes"]

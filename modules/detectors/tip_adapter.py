@@ -133,14 +133,21 @@ class TipAdapter(Probe):
         return self
 
     def check_features(self, extractor: dict[str, Any], perturbation: str) -> None:
-        """Refuse features of another extractor than the prior was trained with; arguments as in the base class.
+        """Refuse features of another extractor than the prior was trained with or reads; arguments as in the base class.
 
         Raises:
-            ModelError: With both extractors.
+            ModelError: With both.
         """
         super().check_features(extractor, perturbation)
         if self._made_for and self._made_for["extractor"] != extractor:
             msg = f"the head of model.prior was trained with the extractor {self._made_for['extractor']}, and data.extractor is {extractor}"
+            raise ModelError(msg)
+        given = extractor.get("init_args", {})
+        if self.prior_encoder is not None and (given.get("encoder") != self.prior_encoder or given.get("projection") is False):
+            msg = (
+                f"model.prior_encoder is {self.prior_encoder!r}, and the vectors are no embeddings with projection of that model: set "
+                "data.extractor to EmbeddingExtractor with this encoder, or model.prior_prompts and model.prior_encoder to null"
+            )
             raise ModelError(msg)
 
     def build(self, dimension: int, outputs: int) -> None:

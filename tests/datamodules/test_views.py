@@ -88,6 +88,10 @@ def test_views_of_a_training_condition_equal_that_perturbation_alone(manifest):
     assert (viewed.describe()["perturbation"], perturbed.describe()["perturbation"]) == ("none", "jpeg_40")
 
 
+def test_one_view_needs_no_list(manifest):
+    assert module(manifest, views="jpeg_40").training_views == ["jpeg_40"]
+
+
 @pytest.mark.parametrize("options", [{"views": []}, {"views": ["jpeg_banana"]}, {"repeat": {"sdxl": 0}}])
 def test_wrong_views_and_repeats_are_refused(manifest, options):
     with pytest.raises(DataError):

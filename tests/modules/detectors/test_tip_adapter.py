@@ -363,3 +363,19 @@ def test_an_empty_cache_answers_nothing():
     detector = TipAdapter(dimension=12)
     with pytest.raises(ModelError, match="has not seen its training images"):
         logits_of(detector, torch.ones(1, 12))
+
+
+@pytest.mark.parametrize(
+    "extractor",
+    [
+        {"class_path": "modules.extractors.UNetEmbeddingExtractor", "init_args": {"size": 64}},
+        {"class_path": "modules.extractors.EmbeddingExtractor", "init_args": {"encoder": "open_clip/ViT-B-16", "projection": True}},
+        {"class_path": "modules.extractors.EmbeddingExtractor", "init_args": {"encoder": "open_clip/ViT-B-32", "projection": False}},
+    ],
+)
+def test_prompts_are_refused_beside_other_vectors_before_anything_is_loaded(extractor):
+    detector = TipAdapter(prior_prompts=PROMPTS, prior_encoder="open_clip/ViT-B-32")
+    with pytest.raises(ModelError, match=r"model\.prior_encoder is 'open_clip/ViT-B-32', and the vectors are no embeddings"):
+        detector.check_features(extractor, "none")
+    own = {"class_path": "modules.extractors.EmbeddingExtractor", "init_args": {"encoder": "open_clip/ViT-B-32", "projection": True}}
+    detector.check_features(own, "none")

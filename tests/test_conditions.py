@@ -11,14 +11,16 @@ from sklearn.metrics import roc_auc_score
 
 import evaluate
 from cli import RunError
+from datamodules.sources import ManifestSource
 from evaluation.comparison.matrices import matrices
 from evaluation.figures.heatmaps import save_heatmaps
 from modules.detectors.checkpoint import load_detector
 from modules.errors import UserError
 from tests.embeddings import DATA, TRAINED, data_set, fitted_here, options, run, undrawn
 from workflow import fitting
-from workflow.conditions import expanded, overrides_of
+from workflow.conditions import expanded, generators_of, overrides_of
 from workflow.fitting import FittedDetector, folder_name
+from workflow.study import seen_in_training
 
 GENERATORS = ["faces/sdxl", "faces/stylegan2", "scenes/progan"]
 
@@ -198,3 +200,18 @@ def test_a_study_that_goes_on_fits_nothing_again(generators, written, monkeypatc
     with undrawn():
         evaluate.main([f"--config={written}", "--name=generators", *more])
     assert (generators / "metrics.json").read_bytes() == before
+
+
+def test_generators_for_the_test_alone_are_no_condition(tmp_path):
+    lines = ["path,label,dataset,generator,split"]
+    for i, (generator, split) in enumerate([("a", "train"), ("a", "test"), ("b", "test"), ("c", "")]):
+        (tmp_path / f"{i}.png").write_bytes(bytes([i]))
+        lines.append(f"{i}.png,1,d,{generator},{split}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    assert generators_of({"m": ManifestSource(str(tmp_path / "manifest.csv"))}, tmp_path / "cache") == ["d/a", "d/c"]
+
+
+def test_heldout_needs_a_checkpoint_that_says_what_it_was_trained_on(monkeypatch):
+    monkeypatch.setattr("workflow.study.load_detector", lambda path: (None, {}))
+    with pytest.raises(RunError, match="does not say which images"):
+        seen_in_training(["old.ckpt"])

@@ -155,7 +155,7 @@ def adapted(
     checkpoints = []
     for name, trained, left_out in jobs:
         # Named by its content: a folder that has changed is another configuration, and no head of the old one is kept.
-        content = hashlib.sha256("".join(sorted(f"{r.key} {r.path}" for r in trained)).encode()).hexdigest()[:12]
+        content = hashlib.sha256("".join(sorted(f"{r.key} {r.path}" for r in trained + left_out)).encode()).hexdigest()[:12]
         manifest = write_manifest(job.folder / "new" / f"{name}-{content}.csv", trained, left_out)
         path = job.folder / "new" / f"{name}.yaml"
         built = adapted_config(job, config, described, detector, manifest, len(trained))

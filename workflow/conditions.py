@@ -20,7 +20,7 @@ _SEVERAL = re.compile(r"generators_(?P<most>[1-9]\d*)(?:_seed_(?P<seed>\d+))?")
 CONDITIONS_HELP = (
     "of a study: train each detector that has no checkpoint yet once under each of these: a perturbation (jpeg_40); a generator's pattern "
     "(DATASET/GENERATOR; !DATASET/GENERATOR for all but that one); generators_N or generators_N_seed_S (N of them); all; or, for every "
-    "generator of the data sets, each_generator and leave_one_out"
+    "generator of the data sets that is not for the test alone, each_generator and leave_one_out"
 )
 
 
@@ -30,7 +30,7 @@ def expanded(detectors: Mapping[str, FittedDetector], conditions: Sequence[str],
     Args:
         detectors: Of the study, by name.
         conditions: As in `CONDITIONS_HELP`; none leaves the detectors as they are.
-        generators: `dataset/generator` of all fakes of the study's data sets.
+        generators: `dataset/generator` of the fakes of the study's data sets that can be trained on.
 
     Raises:
         RunError: A condition is none.
@@ -77,12 +77,12 @@ def overrides_of(condition: str) -> dict[str, Any]:
 
 
 def generators_of(sources: Mapping[str, Source], cache_dir: Path) -> list[str]:
-    """`dataset/generator` of all fakes of some sources, by name."""
+    """`dataset/generator` of the fakes of some sources, by name; without those that a source has for the test alone."""
     return sorted(
         {
             f"{record.dataset}/{record.generator}"
             for source in sources.values()
             for record in source.records(cache_dir)
-            if record.label == FAKE
+            if record.label == FAKE and record.split != "test"
         }
     )

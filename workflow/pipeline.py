@@ -85,14 +85,15 @@ def prepare(detector: Detector, data: FeatureDataModule) -> None:
     Raises:
         DataError: A generator has no family, or pairs are asked for and there are none.
     """
-    if start := getattr(detector, "start", None):
+    start = detector.start if isinstance(detector, Probe) else None
+    if start is not None:
         data.inherited |= set(load_detector(start)[1]["trained_on"].tolist())
     classes = data.learn(detector.target)
     if classes is not None:
         detector.learn_classes(classes)
         data.classes = detector.classes  # one that goes on from a checkpoint keeps its order
         log.info("classes: %s", ", ".join(data.classes or []))
-    ranks = bool(getattr(detector, "pair_weight", 0))
+    ranks = isinstance(detector, Probe) and detector.pair_weight > 0
     if (ranks or data.keep_pairs) and not data.has_pairs():
         asked = "model.pair_weight" if ranks else "data.keep_pairs"
         msg = (

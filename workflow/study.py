@@ -118,8 +118,19 @@ def score_all(study: Study, cells: Path) -> Results:
 
 
 def seen_in_training(checkpoints: Iterable[Path]) -> set[int]:
-    """Seeds of all images that any of these detectors was trained or validated on."""
-    return {seed for path in checkpoints for seed in load_detector(str(path))[1]["trained_on"].tolist()}
+    """Seeds of all images that any of these detectors was trained or validated on.
+
+    Raises:
+        RunError: A checkpoint does not say it.
+    """
+    seen: set[int] = set()
+    for path in checkpoints:
+        trained = load_detector(str(path))[1].get("trained_on")
+        if trained is None:
+            msg = f"--split heldout: {path} does not say which images its detector was trained on; measure a test split by --split test"
+            raise RunError(msg)
+        seen |= set(trained.tolist())
+    return seen
 
 
 def check_sources(sources: Mapping[str, Source], cache_dir: Path, reals_from: Mapping[str, str] | None) -> None:
@@ -290,7 +301,7 @@ def write_study(study: Study, results: Results, folder: Path, reals_from: Mappin
         targets=targets,
         settings=settings,
         trained=results.trained,
-        vectors=_vectors(results, frame),
+        vectors=_vectors(results),
     )
     words = pipeline.last_words(metrics, thresholds, folder)
     told_of = [matrices.text(documents_of(metrics, next(iter(thresholds))), results.trained)]
@@ -312,7 +323,7 @@ def training(described: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _vectors(results: Results, frame: "pd.DataFrame") -> dict[str, Any]:
+def _vectors(results: Results) -> dict[str, Any]:
     """By detector a function that gives the vectors which it saw of images as they are, for a map of them."""
     from workflow import pipeline
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from datamodules.errors import DataError
@@ -25,6 +25,21 @@ _EXPECTED = (
 )
 
 Folders = tuple[str, ...]
+
+
+def images_below(folder: Path, skip: Callable[[str, str], None]) -> Iterator[str]:
+    """Paths of the images below a folder, in the order of their names.
+
+    Args:
+        folder: Where they lie.
+        skip: Gets the path of a file that is an image of a format which is not read, or cannot be looked at, and why.
+    """
+    for path in walk_files(folder, skip):
+        suffix = os.path.splitext(path)[1].lower()
+        if suffix in SUFFIXES:
+            yield path
+        elif suffix in _NOT_READ:
+            skip(path, f"{suffix} files are not read")
 
 
 class FolderSource(Source):
@@ -91,14 +106,7 @@ class FolderSource(Source):
 
     def _images(self) -> dict[str, Folders]:
         """Paths of the images, each with the folders between the root and it."""
-        images: dict[str, Folders] = {}
-        for path in walk_files(self._folder, self.skip):
-            suffix = os.path.splitext(path)[1].lower()
-            if suffix in SUFFIXES:
-                images[path] = Path(os.path.dirname(path)).relative_to(self._folder).parts
-            elif suffix in _NOT_READ:
-                self.skip(path, f"{suffix} files are not read")
-        return images
+        return {path: Path(os.path.dirname(path)).relative_to(self._folder).parts for path in images_below(self._folder, self.skip)}
 
     def _layout(self, folders: set[Folders]) -> "_Layout":
         named = frozenset(name.lower() for name in self.reals or ())

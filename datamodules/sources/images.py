@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from datamodules.errors import DataError
-from datamodules.hashing import walk_files
-from datamodules.reader import SUFFIXES
 from datamodules.records import FAKE, REAL, SPLITS, Record
 from datamodules.sources.base import Source, safe_name
+from datamodules.sources.folder import images_below
 
 
 class ImagesSource(Source):
@@ -70,14 +69,7 @@ class ImagesSource(Source):
             message = f"The folder {self._folder} {'is a file' if self._folder.exists() else 'does not exist'}: name a folder of images."
             raise DataError(message)
         own = self._folder.resolve().name
-        for path in walk_files(self._folder, self.skip):
-            if Path(path).suffix.lower() in SUFFIXES:
-                yield Record(
-                    "",
-                    FAKE if self.kind == "fake" else REAL,
-                    self.dataset or own,
-                    self.generator or own,
-                    path=path,
-                    family=self.family or "unknown",
-                    split=self.split,
-                )
+        for path in images_below(self._folder, self.skip):
+            label = FAKE if self.kind == "fake" else REAL
+            family = self.family or "unknown"
+            yield Record("", label, self.dataset or own, self.generator or own, path=path, family=family, split=self.split)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from modules.detectors.base import Detector
+from modules.detectors.probe import Probe
 
 UNKNOWN = "unknown"
 
@@ -15,7 +16,7 @@ def answer_columns(detector: Detector) -> list[str]:
     """The columns that `answers` gives of a detector's images."""
     named = ["predicted_family", "family_probability"] if detector.classes is not None else []
     named += ["predicted_generator"] if detector.classes is not None and detector.target == "generator" else []
-    return [*named, *(["novelty"] if getattr(detector, "unknown", "none") != "none" else [])]
+    return [*named, *(["novelty"] if isinstance(detector, Probe) and detector.unknown != "none" else [])]
 
 
 def answers(detector: Detector, told: Mapping[str, Tensor], families: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """Training images under several perturbations, held in memory, joined from several sources."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -260,9 +262,11 @@ def test_joined_sources_that_do_not_fit_are_refused(manifest, tmp_path):
 def test_a_folder_of_real_images_is_real(tmp_path):
     picture(tmp_path / "mine" / "1.png", 1)
     (tmp_path / "mine" / "broken.png").write_bytes(b"")
+    (tmp_path / "mine" / "phone.heic").write_bytes(b"x")
+    (tmp_path / "mine" / "notes.txt").write_bytes(b"x")
     source = ImagesSource(str(tmp_path / "mine"), kind="real")
     assert [(record.label, record.generator, record.family) for record in source.records(tmp_path)] == [(0, "mine", "real")]
-    assert len(source.failures) == 1
+    assert {Path(failure.where).name for failure in source.failures} == {"broken.png", "phone.heic"}
 
 
 def test_pictures_are_no_vectors(manifest):

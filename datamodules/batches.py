@@ -13,9 +13,10 @@ from torch.utils.data import Dataset
 
 from datamodules.duplicates import perceptual_hash
 from datamodules.errors import DataError
+from datamodules.facts import FactsOfImage, facts_of
 from datamodules.perturbations import Pixels, perturbation
 from datamodules.reader import ImageError, read_image
-from datamodules.records import Failure, Record
+from datamodules.records import Failure, Record, seed_of
 from modules.errors import UnusableImageError
 from modules.extractors.base import Extractor
 
@@ -31,12 +32,14 @@ class Prepared:
         pixels: uint8 `[3, h, w]`.
         short_side: Pixels of its shorter side as stored.
         look: Its perceptual hash, before any perturbation.
+        facts: Facts of it, after the perturbation.
     """
 
     record: Record
     pixels: Tensor
     short_side: float = 0.0
     look: str = ""
+    facts: FactsOfImage = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class ExtractionBatch:
         failures: What could not be decoded, or overflowed.
         short_sides: Pixels of each image's shorter side, B of them.
         looks: Perceptual hashes by content hash.
+        facts: Facts of the images by content hash.
     """
 
     records: list[Record]
@@ -56,6 +60,7 @@ class ExtractionBatch:
     failures: list[Failure]
     short_sides: list[float] = field(default_factory=list)
     looks: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, FactsOfImage] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,13 @@ class ImageDataset(Dataset[Prepared | Failure | None]):
             prepared = self.extractor.prepare(torch.from_numpy(pixels.copy()).permute(2, 0, 1))
         except (ImageError, UnusableImageError) as error:
             return Failure(record.path or record.url or "", str(error), record.content_hash)
-        return Prepared(record, prepared, float(min(decoded.width, decoded.height)), perceptual_hash(decoded.pixels))
+        return Prepared(
+            record=record,
+            pixels=prepared,
+            short_side=float(min(decoded.width, decoded.height)),
+            look=perceptual_hash(decoded.pixels),
+            facts=facts_of(decoded, pixels, self.perturb),
+        )
 
 
 def perturbed(pixels: Pixels, record: Record, name: str) -> Pixels:
@@ -116,11 +127,6 @@ def seen_image(record: Record, name: str) -> Pixels:
         ImageError: If it cannot be read safely, or the perturbation cannot be applied to it.
     """
     return perturbed(read_image(Path(record.path or "")).pixels, record, name)
-
-
-def seed_of(record: Record) -> int:
-    """Seed of everything random done to an image, from its content: the same in any batch, on any rank, in any order."""
-    return int(record.content_hash[:15] or "0", 16)
 
 
 def check_wanted(wanted: Sequence[str] | None, given: Sequence[str], extractor: Extractor) -> None:
@@ -151,6 +157,7 @@ def collate(items: list[Prepared | Failure | None]) -> ExtractionBatch:
         failures=[item for item in items if isinstance(item, Failure)],
         short_sides=[item.short_side for item in prepared],
         looks={item.record.content_hash: item.look for item in prepared},
+        facts={item.record.content_hash: item.facts for item in prepared},
     )
 
 

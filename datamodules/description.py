@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from datamodules.batches import seed_of
 from datamodules.cache import caption_hash, library_versions
-from datamodules.records import FAKE, SPLITS
+from datamodules.records import FAKE, SPLITS, seed_of
 
 if TYPE_CHECKING:
     from datamodules.datamodule import FeatureDataModule

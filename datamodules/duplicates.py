@@ -7,21 +7,17 @@ of brightness or 2% cropped all round; a crop from one corner moves the picture,
 """
 
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from datamodules.errors import DataError
-from datamodules.files import append_lines, lock, payload_of
-from datamodules.hashing import open_regular
+from datamodules.memo import CONTENT, Form, Memo
 from datamodules.reader import ImageError, read_image
 from datamodules.records import SPLITS, Record
 
@@ -37,9 +33,7 @@ _SIGN_BYTES, _COLOUR_BYTES = 32, 48
 _BANDS, _WIDTH = 21, 12
 _ORDER = np.random.default_rng(0).permutation(8 * _SIGN_BYTES)  # neighbouring signs agree too often to share a band
 _CHUNK = 2**20  # pairs that are compared at once
-_PROGRESS_FROM = 200
 _HASH = re.compile(r"[0-9a-f]{160}")
-_KEY = re.compile(r"[0-9a-f]{32}")
 _RANK = {name: rank for rank, name in enumerate(SPLITS)}
 
 Bytes = NDArray[np.uint8]
@@ -66,67 +60,35 @@ def perceptual_hash(pixels: Bytes) -> str:
 
 
 class PerceptualHashes:
-    """Perceptual hashes by content hash, remembered in a text file under the cache directory.
-
-    Like the memo of content hashes it is only ever appended to, a line an image with a checksum before it, and a line that was
-    cut or mixed up is passed over: any number of processes can share it, without locks.
+    """Perceptual hashes by content hash, remembered in a text file under the cache directory (see `Memo`).
 
     Args:
         cache_dir: Root of the feature cache.
     """
 
     def __init__(self, cache_dir: Path) -> None:
-        self.memo = Path(cache_dir) / MEMO
+        self._memo = Memo(Path(cache_dir) / MEMO, "Perceptual hashes", _FORM)
 
     def remember(self, hashes: Mapping[str, str]) -> None:
         """Append the hashes of images, by content hash; a memo that cannot be written costs time later, and is no error."""
-        if not hashes:
-            return
-        try:
-            append_lines(self.memo, [f"{content} {found or '-'}".encode() for content, found in hashes.items()])
-        except OSError as error:
-            logger.warning("Perceptual hashes cannot be remembered in %s (%s): they are computed again.", self.memo, error)
+        self._memo.remember(hashes)
 
     def load(self) -> dict[str, str]:
         """All hashes that are remembered."""
-        try:
-            with open_regular(self.memo) as file:
-                return dict(filter(None, map(_parse, file)))
-        except OSError:
-            return {}
+        return self._memo.load()
 
     def of(self, records: Sequence[Record]) -> dict[str, str]:
         """Hashes of records by content hash; files that have none yet are read, by one process of this machine while others wait."""
-        known = self.load()
-        if _unknown(records, known):
-            with lock(self.memo.with_suffix(".lock")):
-                known = self.load()
-                new = _hash_files(_unknown(records, known))
-                self.remember(new)
-            known |= new
-        return {content: known[content] for content in {record.content_hash for record in records} & known.keys()}
+        paths = {record.content_hash: record.path or None for record in records}
+        return self._memo.of(paths, _hash_file, "Looking for near-duplicates")
 
 
-def _parse(line: bytes) -> tuple[str, str] | None:
-    try:
-        content, found = (payload_of(line) or b"").decode().split(" ")
-    except ValueError:  # cut or damaged
-        return None
-    found = found.replace("-", "")
-    return (content, found) if _KEY.fullmatch(content) and (not found or _HASH.fullmatch(found)) else None
+def _read_line(content: str, text: str) -> str | None:
+    found = text.replace("-", "")
+    return found if not found or _HASH.fullmatch(found) else None
 
 
-def _unknown(records: Sequence[Record], known: Mapping[str, str]) -> dict[str, str]:
-    return {record.content_hash: record.path for record in records if record.path and record.content_hash not in known}
-
-
-def _hash_files(paths: Mapping[str, str]) -> dict[str, str]:
-    """Hashes of files by their content hash; what cannot be decoded has none."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        hashed = pool.map(_hash_file, paths.values())
-        quiet = None if len(paths) > _PROGRESS_FROM else True
-        bar = tqdm(hashed, total=len(paths), desc="Looking for near-duplicates", unit="image", disable=quiet)
-        return {content: found for content, found in zip(paths, bar, strict=True) if found is not None}
+_FORM = Form(re.compile(CONTENT), lambda found: found or "-", _read_line)
 
 
 def _hash_file(path: str) -> str | None:

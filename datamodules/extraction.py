@@ -11,10 +11,11 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.batches import BatchExtraction, Extracted, ExtractionBatch, ImageDataset, check_wanted, collate, seed_of
+from datamodules.batches import BatchExtraction, Extracted, ExtractionBatch, ImageDataset, check_wanted, collate
 from datamodules.cache import FeatureCache, caption_hash
 from datamodules.duplicates import PerceptualHashes
 from datamodules.errors import DataError
+from datamodules.facts import Facts
 from datamodules.files import remove_leftovers
 from datamodules.processes import GracefulStop, wait_for_children
 from datamodules.records import Failure, Record
@@ -31,7 +32,6 @@ __all__ = [
     "check_captions",
     "collate",
     "extraction_loader",
-    "seed_of",
 ]
 
 log = logging.getLogger(__name__)
@@ -89,6 +89,7 @@ class ShardWriting(pl.Callback):
         self.source_failures = source_failures
         self.shard_samples = shard_samples
         self.looks = PerceptualHashes(cache.folder.parent.parent)
+        self.facts = Facts(cache.folder.parent.parent)
         self.stop = GracefulStop()
         self.writer: ShardWriter | None = None
         self.started = 0.0
@@ -123,6 +124,8 @@ class ShardWriting(pl.Callback):
                     {name: float(tensor[i]) for name, tensor in outputs.diagnostics.items()},
                 )
             self.looks.remember(outputs.batch.looks)
+            perturbation = self.cache.settings["perturbation"]
+            self.facts.remember({(content, perturbation): facts for content, facts in outputs.batch.facts.items()})
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Finish the last shard; when all ranks have, rank 0 writes the manifest and says what came of it."""

@@ -115,6 +115,8 @@ class DecodedImage:
         bytes: Length of the file.
         notes: What was done or noticed, each with a word to group by: `animated: first frame`, `exif: turned upright`,
             `alpha: composited on white`, `depth: 16 bits scaled to 8`, `suffix: named .jpg, is PNG`.
+        quantisation: Quantisation table of a JPEG's first component (luma, as a rule), 64 numbers row by row; empty for other formats.
+        sampling: Sampling factors of a JPEG's components, horizontal and vertical; empty for other formats.
     """
 
     pixels: NDArray[np.uint8]
@@ -124,6 +126,8 @@ class DecodedImage:
     mode: str
     bytes: int
     notes: tuple[str, ...] = ()
+    quantisation: tuple[int, ...] = ()
+    sampling: tuple[tuple[int, int], ...] = ()
 
 
 DEFAULT_LIMITS = ReaderLimits()
@@ -276,7 +280,19 @@ def _decode(data: bytes, name: str, limits: ReaderLimits, notes: list[str]) -> D
         rgb = rgb.transpose(turn)
     if turned or turn is not None:
         notes.append("exif: turned upright")
-    return DecodedImage(np.array(rgb, dtype=np.uint8), name, width, height, mode, len(data), tuple(notes))
+    table, sampling = _compression(image)
+    return DecodedImage(np.array(rgb, dtype=np.uint8), name, width, height, mode, len(data), tuple(notes), table, sampling)
+
+
+def _compression(image: ImageFile.ImageFile) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+    """A JPEG's quantisation table of the first component, and sampling factors of all; empty where its headers contradict each other."""
+    if not isinstance(image, JpegImageFile):
+        return (), ()
+    components = list(image.layer)  # identifier, horizontal and vertical factor, number of the table
+    if len(components) != image.layers or not all(1 <= factor <= 4 for part in components for factor in part[1:3]):
+        return (), ()
+    table = tuple(image.quantization.get(components[0][3], ()))
+    return table if len(table) == 64 else (), tuple((part[1], part[2]) for part in components)
 
 
 def _bits(image: ImageFile.ImageFile, data: bytes) -> int:

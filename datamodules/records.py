@@ -27,6 +27,10 @@ class Record:
             whose sources differ between real and generated images.
         group: What a split must not separate: a photograph's crops, a prompt. Empty where the image stands alone.
         pair: Name that a real image shares with the generated images made from it, where there are any.
+        source_format: What the file was before it was copied or stored again, where the source says it: `PNG`.
+        source_width: Pixels then.
+        source_height: Pixels then.
+        source_bytes: Length of the file then.
     """
 
     key: str
@@ -41,6 +45,10 @@ class Record:
     caption_source: str | None = None
     group: str = ""
     pair: str | None = None
+    source_format: str | None = None
+    source_width: int | None = None
+    source_height: int | None = None
+    source_bytes: int | None = None
 
     @property
     def content_hash(self) -> str:
@@ -50,6 +58,11 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain types, for JSON."""
         return asdict(self)
+
+
+def seed_of(record: Record) -> int:
+    """Seed of everything random done to an image, from its content: the same in any batch, on any rank, in any order."""
+    return int(record.content_hash[:15] or "0", 16)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,10 @@
 | `rotate_30` | turned by an angle between −30 and 30 degrees, bilinear, black corners, size kept |
 | `shuffle_4` | cut into 4 × 4 equal tiles (cropped to what divides) that are put together in a random order, not the image's own |
 | `color_jitter` | brightness, contrast and saturation times 0.75 … 1.25, hue by −0.1 … 0.1 of the circle, in a random order |
+| `equalise_224` | one past for all: a random square of 1.19 · 224 pixels off the 8 × 8 grid, made 224 (Lanczos), JPEG 90 with 4:2:0 |
+
+Storing all images once more does not make them alike: where one class was JPEG before, it then is JPEG twice, and shows it. What breaks the
+8 × 8 grid of the earlier compression is the re-sampling, which `equalise_S` therefore does first: no block of then fits a block of now.
 
 Links joined by `+` are done one after the other: `resize_0.5+jpeg_75`. Each has one spelling only, because the name is a part of a cache
 directory's: `blur_1` and `blur_1.0` would be two directories of the same features.
@@ -30,17 +34,9 @@ from typing import NamedTuple
 from datamodules.errors import DataError
 from datamodules.perturbations import operations
 from datamodules.perturbations.operations import Pixels
+from datamodules.perturbations.presets import PRESETS, REUPLOADS
 
 Perturbation = Callable[[Pixels, int], Pixels]
-
-STUDY = ("none", "crop_256", "grayscale", "horizontal_flip", "rotate_30", "color_jitter")
-"""Those of the zero-shot study."""
-
-REUPLOADS = ("limit_2048+jpeg_85", "limit_1600+jpeg_80", "limit_1080+jpeg_70", "limit_1600+webp_80")
-"""What sharing an image again commonly does to it: made smaller, then stored again with loss.
-
-Typical choices and no site's documented behaviour: sites differ, change without notice, and do more than this.
-"""
 
 MAX_LENGTH = 80
 """Characters of a name: it has to fit into a directory's."""
@@ -82,6 +78,7 @@ _WITH_NUMBER = {
     "noise_*": _Parameter("SIGMA", 0.001, 1.0, False, operations.noise),
     "rotate_*": _Parameter("DEGREES", 1, 180, True, operations.rotate),
     "shuffle_*": _Parameter("N", 2, 64, True, operations.shuffle),
+    "equalise_*": _Parameter("S", 16, 4096, True, operations.equalise),
 }
 _FORMS = [
     *_WITHOUT_NUMBER,
@@ -100,12 +97,17 @@ _EXAMPLES = {  # by their form, for what is nearly one of them
         "noise_0.05",
         "rotate_30",
         "shuffle_4",
+        "equalise_224",
+        *PRESETS,  # as they are: none has a number
     )
 }
-_OTHER_WORDS = {"upload": REUPLOADS[0], "flip": "horizontal_flip", "scale": "resize_0.5", "gaussian": "noise_0.05"}
+_OTHER_WORDS = {"upload": REUPLOADS[0], "flip": "horizontal_flip", "scale": "resize_0.5", "gaussian": "noise_0.05", "equal": "equalise_224"}
 
-NAMES_HELP: str = f"{', '.join(_FORMS)}; joined by + they follow one another: limit_1600+jpeg_80"
-"""All forms in one line, for --help."""
+NAMES_HELP: str = (
+    f"{', '.join(_FORMS)}; joined by + they follow one another: limit_1600+jpeg_80; "
+    f"where several are taken, also the presets {', '.join(PRESETS)}"
+)
+"""All forms and presets in one line, for --help."""
 
 
 def perturbation(name: str) -> Perturbation:
@@ -156,6 +158,9 @@ def _in_turn(links: list[tuple[str, Perturbation]], image: Pixels, seed: int) ->
 def _find(link: str, name: str) -> Perturbation:
     if link in _WITHOUT_NUMBER:
         return _WITHOUT_NUMBER[link]
+    if link in PRESETS:
+        msg = f"perturbation {name!r}: {link} is a preset of several ({', '.join(PRESETS[link])}), and no single one; choose one of them"
+        raise DataError(msg)
     head, _, value = link.partition("_")
     form = f"{head}_*"
     if head == "jpeg" and value.endswith("_444"):
@@ -192,8 +197,14 @@ def _number(value: str, given: _Parameter, form: str, name: str) -> float:
 
 
 def _unknown(link: str, name: str) -> str:
-    forms = difflib.get_close_matches(re.sub(r"[0-9.]+", "#", link.lower()), _EXAMPLES, 1, 0.6)
+    text = re.sub(r"[0-9.]+", "#", link.lower())
+    forms = [form for form in difflib.get_close_matches(text, _EXAMPLES, 2, 0.6) if form not in PRESETS or _nearly(text, form)]
     near = [_EXAMPLES[form] for form in forms] + [example for word, example in _OTHER_WORDS.items() if word in link.lower()]
-    suggestion = f"; did you mean one like {near[0]}?" if near else "."
+    kind = "the preset" if near and near[0] in PRESETS else "one like"
+    suggestion = f"; did you mean {kind} {near[0]}?" if near else "."
     where = f" (in {name!r})" if link != name else ""
     return f"perturbation {link!r}{where} is not known{suggestion} There are {NAMES_HELP}"
+
+
+def _nearly(text: str, preset: str) -> bool:
+    return bool(difflib.get_close_matches(text, [preset], 1, 0.8))

@@ -18,6 +18,8 @@ Pixels = NDArray[np.uint8]
 BRIGHTNESS = CONTRAST = SATURATION = (0.75, 1.25)
 HUE = (-0.1, 0.1)
 FLIP_PROBABILITY = 0.5
+GRID = 8  # pixels of a JPEG's block
+EQUALISED_QUALITY = 90
 BLUR_RADIUS = 4  # standard deviations that the kernel reaches: beyond lie less than 0.01% of its weight
 
 
@@ -111,6 +113,53 @@ def _random_part(image: Pixels, seed: int, height: int, width: int) -> Pixels:
     top = rng.integers(image.shape[0] - height + 1)
     left = rng.integers(image.shape[1] - width + 1)
     return np.array(image[top : top + height, left : left + width])
+
+
+def equalise(image: Pixels, seed: int, pixels: float) -> Pixels:
+    """The image with a past that all images share: a crop off the 8 × 8 grid, re-sampled, then stored as JPEG.
+
+    The square of `crop_side(pixels)` pixels lies at a random place whose distances from the top and from the left are no multiples of 8.
+    It is resized (Lanczos) to `pixels` × `pixels`, then goes through JPEG at quality 90 with 4:2:0. The place is drawn from the seed
+    alone, uniformly among those allowed. What is left of an earlier JPEG has no common period with the last one's blocks, but is not gone:
+    of quality 40 a faint trace remains at its own new period, 8 · `pixels` / `crop_side(pixels)`.
+
+    Args:
+        image: uint8 `[H, W, 3]`, each side longer than `crop_side(pixels)`.
+        seed: Decides the place.
+        pixels: Side of what comes out.
+
+    Raises:
+        ImageError: The image is too small.
+    """
+    size = int(pixels)
+    side = crop_side(size)
+    height, width = image.shape[:2]
+    if min(height, width) <= side:
+        fits = next((small for small in range(size - 1, 15, -1) if crop_side(small) < min(height, width)), None)
+        advice = f"use equalise_{fits}, or leave such images out" if fits else "leave such images out"
+        msg = f"The image has {width}x{height} pixels, equalise_{size} needs {side + 1} on each side; {advice}."
+        raise ImageError(msg)
+    rng = np.random.default_rng(seed)
+    top, left = (_off_grid(rng, length - side) for length in (height, width))
+    square = np.ascontiguousarray(image[top : top + side, left : left + side])
+    return jpeg(_resampled(square, size, size), seed, EQUALISED_QUALITY, subsampling=2)
+
+
+def crop_side(size: int) -> int:
+    """Side of the square that `equalise` makes `size` pixels long.
+
+    The smallest whole number of at least 1.19 · `size` that is no multiple of `size` (blocks would fall on blocks again) nor of 8.
+    """
+    side = -(-119 * size // 100)
+    while side % size == 0 or side % GRID == 0:
+        side += 1
+    return side
+
+
+def _off_grid(rng: np.random.Generator, most: int) -> int:
+    """One of the numbers from 1 to `most` that are no multiples of 8, all equally likely."""
+    index = int(rng.integers(most - most // GRID))
+    return index + index // (GRID - 1) + 1
 
 
 def blur(image: Pixels, seed: int, sigma: float) -> Pixels:

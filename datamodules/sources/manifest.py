@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,13 +16,16 @@ from datamodules.records import FAKE, REAL, Record
 from datamodules.sources.base import Source, safe_name
 
 REQUIRED = ("path", "label")
-OPTIONAL = ("dataset", "generator", "family", "group", "pair", "split", "caption", "caption_source")
+TEXTS = ("dataset", "generator", "family", "group", "pair", "split", "caption", "caption_source", "source_format")
+NUMBERS = ("source_width", "source_height", "source_bytes")
+OPTIONAL = (*TEXTS, *NUMBERS)
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Names of splits that manifests and folders use, and what they are called here."""
 
 _LABELS = {"0": REAL, "0.0": REAL, "real": REAL, "1": FAKE, "1.0": FAKE, "fake": FAKE}
 _MISSING = frozenset({"", "nan", "null", "none", "<na>"})
 _NAMELESS = frozenset({"manifest", "metadata", "index", "data", "images", "labels"})
+_COUNT = re.compile(r"([1-9][0-9]{0,14})(\.0*)?")  # pandas writes 256.0 where another cell of the column is empty
 _MAX_LINE = 1_000_000  # characters; a longer one means that the file is no table, and must not fill the memory
 
 Row = Mapping[str, Any]
@@ -31,8 +35,9 @@ class ManifestSource(Source):
     """Images listed in a CSV, Parquet or JSON lines file (`.csv`, `.parquet`, `.jsonl`).
 
     The columns `path` and `label` (0 or real, 1 or fake) are required; `dataset`, `generator`, `family`, `group`, `pair`,
-    `split`, `caption` and `caption_source` are used where they are; all others are ignored. Empty cells, `nan` and `null`
-    count as missing. Without a generator, a real image has `real` and a generated one `unknown`.
+    `split`, `caption` and `caption_source` are used where they are, and so are `source_format`, `source_width`, `source_height`
+    and `source_bytes` (whole numbers): what a file was before it was copied or stored again. All others are ignored. Empty
+    cells, `nan` and `null` count as missing. Without a generator, a real image has `real` and a generated one `unknown`.
 
     Args:
         path: The table. Paths in it are relative to its folder.
@@ -81,7 +86,7 @@ class ManifestSource(Source):
             yield self._record(row, f"{self._file}, {where}", folder)
 
     def _record(self, row: Row, where: str, folder: "_Folder") -> Record:
-        texts = {column: _text(row.get(column), column, where) for column in ("path", *OPTIONAL)}
+        texts = {column: _text(row.get(column), column, where) for column in ("path", *TEXTS)}
         label = _label(row.get("label"), where)
         if texts["path"] is None:
             message = f"{where}: the path is missing. Fill it in or remove the row."
@@ -98,6 +103,10 @@ class ManifestSource(Source):
             caption_source=texts["caption_source"],
             group=texts["group"] or "",
             pair=texts["pair"],
+            source_format=texts["source_format"],
+            source_width=_count(row.get("source_width"), "source_width", where),
+            source_height=_count(row.get("source_height"), "source_height", where),
+            source_bytes=_count(row.get("source_bytes"), "source_bytes", where),
         )
 
 
@@ -157,6 +166,16 @@ def _text(value: Any, column: str, where: str) -> str | None:
         message = f"{where}: the {column} {_shown(value)} is not text. Correct the row."
         raise DataError(message) from error
     return text
+
+
+def _count(value: Any, column: str, where: str) -> int | None:
+    if _missing(value):
+        return None
+    found = None if isinstance(value, bool) or not isinstance(value, str | int | float) else _COUNT.fullmatch(str(value).strip())
+    if found is None:
+        message = f"{where}: the {column} {_shown(value)} is not a positive whole number. Correct the row, or leave the cell empty."
+        raise DataError(message)
+    return int(found[1])
 
 
 def _label(value: Any, where: str) -> int:

@@ -2,6 +2,7 @@
 
 import io
 import time
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -181,3 +182,15 @@ def test_damaged_lines_of_the_memo_are_passed_over(tmp_path):
     content = path.read_bytes()
     path.write_bytes(content.replace(b"ab" * 80, b"ac" * 80))
     assert set(memo.load()) == {"0" * 32, "e" * 32}
+
+
+def test_the_memo_s_format_stays(tmp_path):
+    """Memos that are there already are read: checksum, content hash, 160 hex digits or a dash."""
+    for content, found in (("0" * 32, "ab" * 80), ("1" * 32, "-")):
+        payload = f"{content} {found}".encode()
+        with (tmp_path / MEMO).open("ab") as file:
+            file.write(b"\n%08x %s\n" % (zlib.crc32(payload), payload))
+    assert PerceptualHashes(tmp_path).load() == {"0" * 32: "ab" * 80, "1" * 32: ""}
+    PerceptualHashes(tmp_path / "new").remember({"0" * 32: "ab" * 80, "1" * 32: ""})
+    lines = (tmp_path / MEMO).read_bytes().split()
+    assert (tmp_path / "new" / MEMO).read_bytes().split() == lines

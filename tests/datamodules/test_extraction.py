@@ -13,8 +13,10 @@ from PIL import Image
 from datamodules.datamodule import FeatureDataModule
 from datamodules.duplicates import PerceptualHashes, perceptual_hash
 from datamodules.errors import DataError
-from datamodules.extraction import ExtractionModule, check_captions, seed_of
-from datamodules.records import Record
+from datamodules.extraction import ExtractionModule, check_captions
+from datamodules.facts import Facts, facts_of_pixels
+from datamodules.perturbations import perturbation as named
+from datamodules.records import Record, seed_of
 from datamodules.sources import ManifestSource
 from modules.errors import UnusableImageError
 from modules.extractors.base import Extractor
@@ -269,6 +271,22 @@ def test_looks_are_remembered_as_the_image_is_stored(data_set):
     record = data.usable("train")[0]
     with Image.open(record.path) as image:
         assert looks[record.content_hash] == perceptual_hash(np.asarray(image)) != ""
+
+
+@pytest.mark.parametrize("perturbation", ["none", "jpeg_10"])
+def test_facts_are_remembered_as_the_extractor_got_the_image(data_set, perturbation, monkeypatch):
+    data = data_set(perturbation=perturbation)
+    extract(data)
+    monkeypatch.setattr("datamodules.facts.read_image", lambda path: pytest.fail("read again"))
+    records = [record for record in data.records() if not record.path.endswith("11.png")]
+    facts = Facts(Path(data.cache_dir)).of(records, perturbation)
+    assert len(facts) == 11
+    for record in records:
+        with Image.open(record.path) as image:
+            seen = facts_of_pixels(named(perturbation)(np.asarray(image), seed_of(record)))
+        stored = {"fact_format", "fact_bytes", "fact_bits_per_pixel"} if perturbation == "none" else set()
+        assert facts[record.key].items() >= seen.items()
+        assert facts[record.key].keys() - seen.keys() == stored
 
 
 def test_nothing_extracted_is_a_clear_error(data_set):

@@ -58,6 +58,16 @@ def test_pixels_and_facts(tmp_path, form):
     assert image.notes == ()
 
 
+def test_a_jpeg_tells_how_it_was_compressed():
+    data = encode(picture(), "JPEG", quality=70, subsampling="4:2:2")
+    image = read_image(data)
+    assert image.quantisation == tuple(Image.open(io.BytesIO(data)).quantization[0])
+    assert image.sampling == ((2, 1), (1, 1), (1, 1))
+    assert read_image(encode(picture().convert("L"), "JPEG")).sampling == ((1, 1),)
+    other = read_image(encode(picture(), "PNG"))
+    assert other.quantisation == other.sampling == ()
+
+
 def test_path_and_bytes_give_the_same(tmp_path):
     data = encode(picture(), "JPEG", quality=95)
     (tmp_path / "a.jpg").write_bytes(data)

@@ -1,6 +1,6 @@
 """One detector, training or test condition beside another, and measured numbers beside published ones.
 
-Four modules (`changes`, `compared`, `generalisation`, `matrices`) each have a `text` for the terminal: import the module.
+Most modules have a `text` for the terminal and a `write_…` for the tables: import the module.
 """
 
 from evaluation.comparison.compared import Settings, compare, write_compared

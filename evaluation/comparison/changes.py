@@ -1,18 +1,21 @@
 """A detector before and after it was adapted: what was won on new generators, and what was forgotten of the old ones."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from evaluation.comparison.macro import measure_aurocs
-from evaluation.resampling import LEVEL, RESAMPLES, Interval, bootstrap, group_codes, groups_by_class, interval_of, too_few_groups
+from evaluation.comparison.paired import Difference, difference_on, said, side_of
+from evaluation.comparison.together import paired_rows
+from evaluation.resampling import LEVEL, RESAMPLES, Interval, Metric, group_codes
 from evaluation.statistics import Statistic, against_reals, clean_rows, measure, statistics
-from evaluation.tables import WIDTH, layout, mark, told, write_csv
-from modules.metrics.functional import Threshold
+from evaluation.tables import WIDTH, layout, told, write_csv
+from modules.metrics.functional import Curve, Threshold, curve
 
 WON, LOST, UNCHANGED, OPEN = VERDICTS = ("won", "lost", "unchanged", "not known")
 _SIDES = ("before", "after", "difference")
@@ -21,7 +24,6 @@ COLUMNS = (
     *(f"{side}_{end}" for side in _SIDES for end in ("value", "low", "high")),
     *("verdict", "n_real", "n_fake", "reason"),
 )
-_KEY = ["dataset", "key"]
 _PLACES = {"auroc": "auroc", "tpr": "tpr_at_threshold", "fpr": "fpr_at_threshold"}
 _NAMES = {"old": "mean of the old generators", "new": "mean of the new generators"}
 METRICS = {"auroc": "AUROC", "tpr": "TPR at its own threshold", "fpr": "FPR at its own threshold"}
@@ -59,7 +61,7 @@ def changes(
     Raises:
         ValueError: The two have no image in common, or do not agree on what an image is.
     """
-    pair, left_out = _paired(clean_rows(before), clean_rows(after))
+    pair, left_out = paired_rows([clean_rows(before), clean_rows(after)])
     take = partial(_compared, thresholds=thresholds, resamples=resamples, seed=seed)
     tables = [against_reals(frame, reals_from) for frame in pair]
     generators = [
@@ -80,21 +82,6 @@ def changes(
     return {"generators": generators, "means": means, "reals": reals, "n_images": len(pair[0]), "n_left_out": left_out}
 
 
-def _paired(before: pd.DataFrame, after: pd.DataFrame) -> tuple[list[pd.DataFrame], int]:
-    """The rows of both of the images that both have, in one order, and how many images only one of them has."""
-    frames = [frame.drop_duplicates(_KEY).set_index(_KEY) for frame in (before, after)]
-    common = frames[0].index.intersection(frames[1].index).sort_values()
-    if common.empty:
-        msg = "the two detectors were measured on different images: there is none that both have scored, so nothing can be compared"
-        raise ValueError(msg)
-    pair = [frame.loc[common].reset_index() for frame in frames]
-    for name in ("label", "generator", "group"):
-        if unlike := int((pair[0][name] != pair[1][name]).sum()):
-            msg = f"{unlike} images have another {name} in the second table: score both detectors on the same records"
-            raise ValueError(msg)
-    return pair, len(frames[0]) + len(frames[1]) - 2 * len(common)
-
-
 def _compared(
     tables: Sequence[pd.DataFrame], thresholds: Sequence[Threshold], metrics: Sequence[str], resamples: int, seed: int
 ) -> dict[str, Any]:
@@ -108,41 +95,35 @@ def _compared(
     for name in metrics:
         chosen = [known[_PLACES[name]] for known in own]
         cells = [record[_PLACES[name]] for record in records]
-        difference, is_measured = _difference(tables, chosen, cells, resamples, seed)
-        said = _verdict(difference, is_measured, name)
-        result[name] = {"before": cells[0], "after": cells[1], "difference": difference.cell(), "verdict": said}
+        difference = _difference(tables, chosen, cells, resamples, seed)
+        verdict = _verdict(difference, difference.p is not None, name)
+        result[name] = {"before": cells[0], "after": cells[1], "difference": Interval.cell(difference), "verdict": verdict}
     return result
 
 
 def _difference(
     tables: Sequence[pd.DataFrame], chosen: Sequence[Statistic], cells: Sequence[Mapping[str, Any]], resamples: int, seed: int
-) -> tuple[Interval, bool]:
-    """After minus before, and whether resamples were measured."""
+) -> Difference:
+    """After minus before."""
     if without := [cell["reason"] for cell in cells if cell["value"] is None]:
-        return Interval(None, reason=without[0]), False
-    value = cells[1]["value"] - cells[0]["value"]
+        return Difference(None, reason=without[0])
     labels = tables[0]["label"].to_numpy(np.int64)
     groups = group_codes(tables[0]["group"].tolist(), tables[0]["key"].tolist())
-    if few := too_few_groups(groups_by_class(labels, groups), chosen[0].classes):
-        return Interval(value, reason=few), False
-    # The same labels, groups and seed: the same resamples.
-    before, after = (
-        bootstrap(labels, table["score"].to_numpy(np.float64), groups, each.compute, resamples, seed)
-        for table, each in zip(tables, chosen, strict=True)
-        if each.compute is not None
-    )
-    return interval_of(value, after - before, LEVEL), True
+    scores = [table["score"].to_numpy(np.float64) for table in tables]
+    metrics = [_metric(each.compute) for each in chosen if each.compute is not None]
+    return difference_on(labels, scores, groups, metrics, chosen[0].classes, resamples, LEVEL, seed)
+
+
+def _metric(compute: Callable[[Curve], Tensor]) -> Metric:
+    return lambda scores, labels, weights: compute(curve(scores, labels, weights))
 
 
 def _verdict(difference: Interval, is_measured: bool, metric: str) -> str:
     """Whether 0 is outside the interval, and on which side."""
-    if difference.value is None or not is_measured:
-        return OPEN
-    # Where all resamples give the same difference, there is no interval, but no doubt of the side either.
-    low, high = (difference.value if end is None else end for end in (difference.low, difference.high))
-    if low <= 0 <= high:
-        return UNCHANGED
-    return WON if (low > 0) != (metric == "fpr") else LOST
+    side = side_of(difference, is_measured)
+    if side is None or side == 0:
+        return OPEN if side is None else UNCHANGED
+    return WON if (side > 0) != (metric == "fpr") else LOST
 
 
 def text(found: Mapping[str, Any], width: int = WIDTH) -> str:
@@ -160,7 +141,8 @@ def text(found: Mapping[str, Any], width: int = WIDTH) -> str:
         for row in _all_rows(found):
             if metric in row:
                 name = f"{'+ ' if row.get('new') else '  ' if marked else ''}{_NAMES.get(row['name'], row['name'])}"
-                rows.append((name, {**{side: _said(row[metric][side], notes, side) for side in _SIDES}, "": row[metric]["verdict"]}))
+                cells = {side: said(row[metric][side], notes, "+.3f" if side == "difference" else ".3f") for side in _SIDES}
+                rows.append((name, {**cells, "": row[metric]["verdict"]}))
         if rows:
             lines += [
                 f"{title}{' (+: adapted to it)' if marked and metric != 'fpr' else ''}",
@@ -173,13 +155,6 @@ def text(found: Mapping[str, Any], width: int = WIDTH) -> str:
 
 def _all_rows(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [*found["generators"], *found["means"], *found["reals"]]
-
-
-def _said(cell: Mapping[str, Any], notes: dict[str, int], side: str) -> str:
-    if cell["value"] is None:
-        return f"-{mark(cell, notes)}"
-    form = "+.3f" if side == "difference" else ".3f"
-    return f"{cell['value']:{form}}" + ("" if cell["low"] is None else f" [{cell['low']:{form}}, {cell['high']:{form}}]")
 
 
 def write_changes(path: Path, found: Mapping[str, Any]) -> Path:

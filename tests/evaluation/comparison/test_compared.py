@@ -195,6 +195,10 @@ def test_clean_images_have_all_metrics(documents, metric):
         ({"train": "coco/ldm"}, {}, "published after training on coco/ldm; what this detector was trained on is not recorded", True),
         ({}, {"n_real": 500, "n_fake": 500}, "240 + 120 images (real + fake), published: 500 + 500", True),
         ({}, {"n_fake": 121}, "240 + 120 images (real + fake), published: any + 121", True),
+        ({"n": 361}, {}, "360 images, published: 361", True),
+        ({}, {"settings": {"probe": {"extractor.names": (("b", "a"), ("a",))}}}, "extractor.names is a + b, published: b + a or a", True),
+        ({}, {"settings": {"probe": {"extractor.names": ("a",)}}}, "extractor.names is a + b, published: a", True),
+        ({}, {"settings": {"probe": {"detector.backbone": (("resnet50",),)}}}, "detector.backbone is resnet50, published: resnet50", True),
         (
             {},
             {"settings": {"probe": {"extractor.denoiser.path": ("CompVis/stable-diffusion-v1-4",)}}},
@@ -215,6 +219,11 @@ def test_a_row_that_is_not_the_same_says_why_and_has_no_difference(documents, ch
 
 def test_requirements_of_another_detector_do_not_matter(documents):
     assert one(documents, settings={"other": {"detector.deep": (False,)}, "probe": {"extractor.steps": (10.0,)}}).difference is not None
+
+
+def test_a_list_is_compared_as_one_value_and_a_number_of_images_with_all_of_them(documents):
+    inputs = {"probe": {"extractor.names": (("a", "b"),)}}
+    assert one(documents, {"n": 360}, settings=inputs).difference is not None
 
 
 def test_all_reasons_are_said(documents):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.comparison.targets import MOST_BYTES, TargetsError, read_targets
+from evaluation.comparison.targets import MACRO, MOST_BYTES, TargetsError, read_targets
 
 ROW = {
     "detector": "d",
@@ -30,6 +30,21 @@ def test_shipped_targets_are_read(path):
     told = json.loads(path.read_text())
     assert found.source == told["source"]
     assert [row.value for row in found.rows] == [row["value"] for row in told["rows"]]
+    assert [row.n for row in found.rows] == [row.get("n") for row in told["rows"]]
+    assert found.status
+    assert found.setting
+
+
+def test_published_means_over_generators_are_those_of_the_rows_beside_them():
+    rows = read_targets(Path("targets/synris_reimplementation.json")).rows
+    for detector in ("fakeinversion@channels_9", "fakeinversion@channels_12"):
+        mine = [row for row in rows if row.detector == detector]
+        [mean] = [row for row in mine if row.generator == MACRO]
+        others = [row for row in mine if row.generator != MACRO]
+        assert (mean.dataset, mean.n, len(others)) == ("synris", None, 12)
+        assert mean.value == pytest.approx(sum(row.value for row in others) / 12, abs=5e-5)
+        weighted = sum(row.value * row.n for row in others) / sum(row.n for row in others)
+        assert abs(mean.value - weighted) > 0.01
 
 
 def test_shipped_requirements_are_those_of_the_post():
@@ -52,6 +67,13 @@ def test_all_generators_together_and_requirements_of_training_threshold_and_test
     assert (found.rows[0].generator, found.rows[0].images) == (None, "s")
     assert found.settings["d"] == {"training.images": (10000,), "threshold.fpr": (None,), "test.images": (5, 6)}
     assert read(tmp_path, rows()).rows[0].images == "s/g"
+
+
+def test_a_setting_may_be_a_list_and_a_row_may_say_how_many_images(tmp_path):
+    requires = {"settings": {"d": {"detector.inputs": [["a", "b"], ["c"]], "detector.one": ["a", "b"]}}}
+    found = read(tmp_path, {"source": "x", "rows": [ROW | {"n": 7}, ROW | {"metric": "accuracy"}], "requires": requires})
+    assert [row.n for row in found.rows] == [7, None]
+    assert found.settings["d"] == {"detector.inputs": (("a", "b"), ("c",)), "detector.one": ("a", "b")}
 
 
 def rows(**changed):
@@ -95,6 +117,11 @@ def requiring(requires):
         (rows(train=7), r"rows\[0\]\.train is 7"),
         (rows(metric=["auroc"]), r"rows\[0\]\.metric is a list"),
         (rows(x=1), r"rows\[0\] has 'x'"),
+        (rows(n=0), r"rows\[0\]\.n is 0; it must be a number of images, 1 at least"),
+        (rows(n=None), r"rows\[0\]\.n is None"),
+        (rows(n=True), r"rows\[0\]\.n is True"),
+        (rows(n=12.0), r"rows\[0\]\.n is 12\.0"),
+        (rows(n="12"), r"rows\[0\]\.n is '12'"),
         (requiring([]), "requires is a list"),
         (requiring({"n_real": "500"}), r"requires\.n_real is '500'; it must be a number of images"),
         (requiring({"n_real": -1}), r"requires\.n_real is -1"),
@@ -104,6 +131,7 @@ def requiring(requires):
         (requiring({"settings": {"d": {"extractor..x": 1}}}), r"'extractor\.\.x' is no path"),
         (requiring({"settings": {"d": {"extractor.x": {}}}}), r"requires\.settings\.d\.extractor\.x is a text, a number"),
         (requiring({"settings": {"d": {"extractor.x": []}}}), "empty list: no value would do"),
+        (requiring({"settings": {"d": {"extractor.x": [[["a"]]]}}}), r"requires\.settings\.d\.extractor\.x is a text, a number"),
         (requiring({"settings": {"d": 1}}), r"requires\.settings\.d is 1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Where records come from: folders, manifests, the built-in set, several of these."""
+"""Where records come from: folders, manifests, SynRIS, the built-in set, several of these."""
 
 from datamodules.sources.base import Source
 from datamodules.sources.builtin import BuiltInSource
@@ -6,5 +6,6 @@ from datamodules.sources.folder import FolderSource
 from datamodules.sources.images import ImagesSource
 from datamodules.sources.joined import JoinedSource
 from datamodules.sources.manifest import ManifestSource
+from datamodules.sources.synris import SynRISSource
 
-__all__ = ["BuiltInSource", "FolderSource", "ImagesSource", "JoinedSource", "ManifestSource", "Source"]
+__all__ = ["BuiltInSource", "FolderSource", "ImagesSource", "JoinedSource", "ManifestSource", "Source", "SynRISSource"]

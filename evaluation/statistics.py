@@ -1,6 +1,6 @@
 """Every number of `metrics.json`, from rows of the predictions table, a stored threshold and a seed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -11,17 +11,8 @@ import torch
 from torch import Tensor
 
 from evaluation.calibration import calibration
-from evaluation.resampling import (
-    CLASS_NAMES,
-    LEVEL,
-    RESAMPLES,
-    Interval,
-    bootstrap,
-    group_codes,
-    groups_by_class,
-    interval_of,
-    too_few_groups,
-)
+from evaluation.means import OfGenerators, measure_generators, no_interval, no_value
+from evaluation.resampling import LEVEL, RESAMPLES, Interval, bootstrap, group_codes, groups_by_class, interval_of
 from evaluation.resampling import bootstrap_interval as bootstrap_interval
 from modules.metrics.functional import FPRS, Curve, Threshold, curve
 
@@ -29,8 +20,10 @@ PREVALENCES = (0.01, 0.001)
 CLEAN = "none"
 CROSSED = {"auroc": ("auroc",), "tpr_at_fpr_0.1": ("tpr_at_fpr", "0.1")}
 """What detectors are compared by under each perturbation, by the names that published tables use, with their places within M."""
-KEPT = {**CROSSED, "accuracy": ("accuracy",), "balanced_accuracy": ("balanced_accuracy",)}
-"""The statistics of each generator, and of each data set, under each perturbation; accuracies are at the detector's stored threshold."""
+AVERAGED = {**CROSSED, "accuracy": ("accuracy",), "balanced_accuracy": ("balanced_accuracy",)}
+"""The statistics that have means over generators; accuracies are at the detector's stored threshold."""
+KEPT = {**AVERAGED, "tpr_at_threshold": ("tpr_at_threshold",), "fpr_at_threshold": ("fpr_at_threshold",)}
+"""The statistics of each generator, and of each data set, under each perturbation."""
 
 
 @dataclass(frozen=True)
@@ -150,25 +143,13 @@ def measure(
 
 def _no_value(each: Statistic, counts: tuple[int, int], missing: int, threshold: Threshold, points: Curve) -> str | None:
     """Why a statistic has no value on these images."""
-    absent = [CLASS_NAMES[c] for c in each.classes if counts[c] == 0]
-    if absent:
-        advice = "; reals_from can name a data set that has some" if counts[0] == 0 and counts[1] else ""
-        return f"there are no {' and no '.join(absent)} images{advice}"
-    if missing:
-        return f"{missing} of {sum(counts)} scores are missing (NaN)"
-    if each.compute is None:
-        return threshold.reason or "there is no threshold"
-    if each.fpr is not None and counts[0] < (needed := round(1 / each.fpr)):
-        return f"fewer than {needed} real images, too few for a false positive rate of {each.fpr:g}"
-    return each.objection(points)
+    lacking = None if each.compute is not None else threshold.reason or "there is no threshold"
+    return no_value(counts, missing, each.classes, each.fpr, lacking) or each.objection(points)
 
 
 def _no_interval(each: Statistic, counts: tuple[int, int], groups: tuple[int, int]) -> str | None:
     """Why a statistic that has a value has no interval."""
-    few = too_few_groups(groups, each.classes)
-    if few is None and each.fpr is not None and counts[0] < (needed := round(10 / each.fpr)):
-        return f"fewer than {needed} real images, too few for an interval at a false positive rate of {each.fpr:g}"
-    return few
+    return no_interval(counts, groups, each.classes, each.fpr)
 
 
 def _put(tree: dict[str, Any], place: tuple[str, ...], leaf: object) -> None:
@@ -243,6 +224,7 @@ def against_reals_by_dataset(frame: pd.DataFrame, reals_from: Mapping[str, str] 
 
 def _one_detector(frame: pd.DataFrame, threshold: Threshold, reals_from: Mapping[str, str], resamples: int, seed: int) -> dict[str, Any]:
     take = partial(measure, threshold=threshold, resamples=resamples, seed=seed)
+    averaged = partial(_means, reals_from=reals_from, threshold=threshold, resamples=resamples, seed=seed)
 
     def whole(rows: pd.DataFrame) -> dict[str, Any]:
         return take(rows) | calibration(rows, resamples, seed)
@@ -250,8 +232,9 @@ def _one_detector(frame: pd.DataFrame, threshold: Threshold, reals_from: Mapping
     clean = clean_rows(frame)
     overall = whole(clean)
     by_generator = {name: take(rows) for name, rows in against_reals(clean, reals_from).items()}
+    means, sources = averaged(clean, by_generator), _by_source(clean, threshold, take)
     perturbed = by_perturbation(frame)
-    records, crossed = {}, {}
+    records, crossed, all_means, all_sources = {}, {}, {}, {}
     by_dataset: dict[str, dict[str, Any]] = {}
     for name, rows in perturbed.items():
         same = name == CLEAN or len(perturbed) == 1
@@ -261,24 +244,83 @@ def _one_detector(frame: pd.DataFrame, threshold: Threshold, reals_from: Mapping
         if len(tables) == 1 and all(len(table) == len(rows) for table in tables.values()):
             known = dict.fromkeys(tables, records[name])
         crossed[name] = {each: _crossed(table, known.get(each), take, threshold) for each, table in tables.items()}
+        all_means[name] = (means if same else averaged(rows, crossed[name]))["all"]
+        all_sources[name] = sources if same else _by_source(rows, threshold, take)
         by_dataset[name] = {}
         for dataset, table in against_reals_by_dataset(rows, reals_from).items():
             one = [each for each, part in tables.items() if len(part) == len(table) and part["dataset"].iloc[-1] == dataset]
             record = records[name] if len(table) == len(rows) else crossed[name][one[0]] if one else None
             by_dataset[name][dataset] = _crossed(table, record, take, threshold) | {"generator": None}
-    sources = clean[clean["label"] == 0].groupby(["dataset", "generator"], sort=True)
-    only_fpr = [each for each in statistics(threshold) if each.place == ("fpr_at_threshold",)]
     return {
         "overall": overall,
         "by_generator": by_generator,
+        "means_over_generators": means,
         "by_perturbation": records,
         "by_generator_and_perturbation": crossed,
         "by_dataset_and_perturbation": by_dataset,
-        "by_source_of_reals": {f"{dataset}/{source}": take(rows, chosen=only_fpr) for (dataset, source), rows in sources},
+        "means_over_generators_and_perturbation": all_means,
+        "by_source_of_reals": sources,
+        "by_source_of_reals_and_perturbation": all_sources,
         "threshold": asdict(threshold),
         "reals_from": dict(reals_from),
         "bootstrap": {"resamples": resamples, "seed": seed, "level": LEVEL, "unit": "group"},
     }
+
+
+def _by_source(rows: pd.DataFrame, threshold: Threshold, take: Callable[..., dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The false positive rate that really results from the threshold, for each `dataset/source` of reals."""
+    chosen = [each for each in statistics(threshold) if each.place == ("fpr_at_threshold",)]
+    sources = rows[rows["label"] == 0].groupby(["dataset", "generator"], sort=True)
+    return {f"{dataset}/{source}": take(part, chosen=chosen) for (dataset, source), part in sources}
+
+
+def _means(
+    rows: pd.DataFrame,
+    records: Mapping[str, Any],
+    reals_from: Mapping[str, str],
+    threshold: Threshold,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Means over all generators, and over those of each collection where there are several collections.
+
+    A collection is what data sets have before the first `/` of their names. In `macro` each generator counts the same, in `size_weighted`
+    as many times as it has fakes.
+
+    Args:
+        rows: Of one perturbation.
+        records: What is known of each generator of them, by `dataset/generator`: a single one is its own mean.
+        reals_from: For a data set, the one whose reals its generators are measured against.
+        threshold: The stored threshold.
+        resamples: Bootstrap resamples.
+        seed: Bootstrap seed.
+    """
+    if len(records) == 1:
+        (only,) = records.values()
+        same = {key: _picked(only, AVERAGED.values()) for key in ("macro", "size_weighted")}
+        return {"all": {"n_generators": 1, **same}}
+    found = measure_generators(rows, reals_from, threshold, resamples, seed, tuple(AVERAGED))
+    collections: dict[str, list[str]] = {}
+    for name in records:
+        collections.setdefault(name.split("/", 1)[0], []).append(name)
+    parts = {name: chosen for name, chosen in collections.items() if len(chosen) > 1 and len(collections) > 1}
+    return {
+        "all": _mean(found, list(records)),
+        **{"all/" if name == "all" else name: _mean(found, chosen) for name, chosen in parts.items()},
+    }
+
+
+def _mean(found: Mapping[str, OfGenerators], chosen: Sequence[str]) -> dict[str, Any]:
+    result: dict[str, Any] = {"n_generators": len(chosen)}
+    for kind in ("macro", "size_weighted"):
+        for metric, place in AVERAGED.items():
+            _put(result, (kind, *place), found[metric].mean(chosen, by_size=kind == "size_weighted").cell())
+    return result
+
+
+def _picked(record: Mapping[str, Any], places: Iterable[tuple[str, ...]]) -> dict[str, Any]:
+    """The numbers of a record at some places, in the same places."""
+    return {place[0]: {place[1]: record[place[0]][place[1]]} if len(place) == 2 else record[place[0]] for place in places}
 
 
 def _crossed(
@@ -290,4 +332,4 @@ def _crossed(
     fake = table[table["label"] == 1].iloc[0]
     kept: dict[str, Any] = {"dataset": str(fake["dataset"]), "generator": str(fake["generator"])}
     kept |= {name: record[name] for name in ("n_real", "n_fake", "n_groups", "n_groups_real", "n_groups_fake")}
-    return kept | {place[0]: {place[1]: record[place[0]][place[1]]} if len(place) == 2 else record[place[0]] for place in KEPT.values()}
+    return kept | _picked(record, KEPT.values())

@@ -11,6 +11,7 @@ from evaluation.files import write_atomically
 from evaluation.rows import one_line, plain
 from evaluation.statistics import CROSSED, KEPT
 
+MEANS = ("macro", "size_weighted")
 COLUMNS = ("detector", "train", "dataset", "generator", "perturbation", "metric", "value", "low", "high", "n_real", "n_fake")
 WIDTH = 120
 _LONGEST = 28  # characters of a name in a terminal's table
@@ -57,21 +58,45 @@ def cell_of(record: Any, place: Sequence[str]) -> Mapping[str, Any] | None:
     return record if isinstance(record, Mapping) and "value" in record else None
 
 
+def datasets_of(documents: Documents) -> list[str]:
+    """All data sets that have fakes, in the order in which they were measured."""
+    found = (part.get("by_dataset_and_perturbation", {}) for part in documents.values())
+    return list(dict.fromkeys(name for by_dataset in found for records in by_dataset.values() for name in records))
+
+
+def cells_of_dataset(documents: Documents, metric: str, dataset: str) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """As `cells`, of the generators of one data set."""
+    names = perturbations_of(documents)
+    found = {}
+    for detector, document in documents.items():
+        known = document.get("by_dataset_and_perturbation", {})
+        found[detector] = {name: cell_of(known.get(name, {}).get(dataset), KEPT[metric]) or MISSING for name in names}
+    return found
+
+
 def text(documents: Documents, width: int = WIDTH) -> str:
     """AUROC and TPR at FPR 0.1, a line a detector and a column a perturbation; in several blocks where they are too wide.
+
+    All images together come first; where there are several data sets, each follows on its own.
 
     Args:
         documents: Parts of `metrics.json` by detector.
         width: Columns of the terminal.
     """
-    grids = [cells(documents, metric) for metric in CROSSED]
     notes: dict[str, int] = {}
-    shown = {
-        detector: {name: _pair([grid[detector][name] for grid in grids], notes) for name in perturbations_of(documents)}
-        for detector in documents
-    }
-    grid = layout("detector", perturbations_of(documents), list(shown.items()), width)
-    return "\n".join(["AUROC and TPR at FPR 0.1, all generators together:", *grid, *told(notes)])
+    lines: list[str] = []
+    datasets = datasets_of(documents)
+    # A data set's own name may be anything.
+    parts: list[tuple[str, list[dict[str, dict[str, Mapping[str, Any]]]]]] = [
+        (f"all generators{' and data sets' if len(datasets) > 1 else ''} together", [cells(documents, metric) for metric in CROSSED])
+    ]
+    if len(datasets) > 1:
+        parts += [(one_line(name), [cells_of_dataset(documents, metric, name) for metric in CROSSED]) for name in datasets]
+    names = perturbations_of(documents)
+    for title, grids in parts:
+        shown = [(detector, {name: _pair([grid[detector][name] for grid in grids], notes) for name in names}) for detector in documents]
+        lines += [f"AUROC and TPR at FPR 0.1, {title}:", *layout("detector", names, shown, width)]
+    return "\n".join([*lines, *told(notes)])
 
 
 def layout(first: str, columns: Sequence[str], rows: Sequence[tuple[str, Mapping[str, str]]], width: int = WIDTH) -> list[str]:
@@ -150,7 +175,12 @@ def long_rows(documents: Documents) -> list[dict[str, Any]]:
 
 
 def write_tables(folder: Path, documents: Documents) -> list[Path]:
-    """Write `auroc.csv` and `tpr_at_fpr_0.1.csv` (a line a detector, a column a perturbation) and `table.csv` (see `long_rows`).
+    """Write the tables of a run.
+
+    `auroc.csv` and `tpr_at_fpr_0.1.csv`: a line a detector, a column a perturbation. Where there are several data sets,
+    `auroc_by_dataset.csv` and `tpr_at_fpr_0.1_by_dataset.csv`: the same with a line a detector and data set. `by_generator.csv`: AUROC of
+    the images as they are, a line a detector, a column a generator, and the means over generators (see `statistics.AVERAGED`) last.
+    `table.csv`: see `long_rows`.
 
     Args:
         folder: Usually `runs/<name>/tables`.
@@ -160,10 +190,30 @@ def write_tables(folder: Path, documents: Documents) -> list[Path]:
         The files.
     """
     written = []
+    names, datasets = perturbations_of(documents), datasets_of(documents)
     for metric in CROSSED:
-        wide = [{"detector": name} | {each: cell["value"] for each, cell in row.items()} for name, row in cells(documents, metric).items()]
-        written.append(write_csv(folder / f"{metric}.csv", wide, ["detector", *perturbations_of(documents)]))
+        wide = [{"detector": name} | _values(row) for name, row in cells(documents, metric).items()]
+        written.append(write_csv(folder / f"{metric}.csv", wide, ["detector", *names]))
+        if len(datasets) > 1:
+            by_dataset = {dataset: cells_of_dataset(documents, metric, dataset) for dataset in datasets}
+            rows = [{"detector": name, "dataset": each} | _values(part[name]) for name in documents for each, part in by_dataset.items()]
+            written.append(write_csv(folder / f"{metric}_by_dataset.csv", rows, ["detector", "dataset", *names]))
+    generators = list(dict.fromkeys(name for part in documents.values() for name in part.get("by_generator", {})))
+    if generators:
+        by_generator = [{"detector": name} | _values(_by_generator(part, generators)) for name, part in documents.items()]
+        written.append(write_csv(folder / "by_generator.csv", by_generator, ["detector", *generators, *MEANS]))
     return [*written, write_csv(folder / "table.csv", long_rows(documents), COLUMNS)]
+
+
+def _values(row: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {name: cell["value"] for name, cell in row.items()}
+
+
+def _by_generator(document: Mapping[str, Any], generators: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """AUROC of each generator of the images as they are, and its means."""
+    found = {name: cell_of(document["by_generator"].get(name), ("auroc",)) or MISSING for name in generators}
+    means = document.get("means_over_generators", {}).get("all")
+    return found | {name: cell_of(means, (name, "auroc")) or MISSING for name in MEANS}
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Path:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.comparison.targets import Scalar, Target, Targets
+from evaluation.comparison.targets import MACRO, Scalar, Target, Targets, Wanted
 from evaluation.rows import one_line
 from evaluation.statistics import CLEAN
 from evaluation.tables import Documents, cell_of, short, write_csv
@@ -20,6 +20,9 @@ _FEW = 3  # names in a sentence
 Settings = Mapping[str, Mapping[str, Any]]
 
 BY_CLASS = ("multiclass_accuracy", "binary_accuracy")  # of a head of classes, by its answers and not by its threshold
+MEANS = "means_over_generators"
+MEANS_BY = "means_over_generators_and_perturbation"
+ALL = "all"  # the means over the generators of all data sets, among `MEANS`
 WEIGHTS = "detector.weights"  # a requirement that names the weights of a release names what they were trained on
 
 
@@ -57,7 +60,9 @@ class Compared:
 def compare(targets: Targets, documents: Documents, settings: Mapping[str, Settings]) -> list[Compared]:
     """Each published number beside the measured one of the same detector, data set, generator, perturbation and metric.
 
-    Where the data set or the generator was not measured, the number of all images stands beside it, and the row says so.
+    Where the data set or the generator was not measured, the number of all images stands beside it, and the row says so. A row of the
+    generator `macro` is compared with the mean over the generators of the data sets `<dataset>/…`: only where these are the generators
+    that the same file has rows of, each with as many images as its row says.
 
     Args:
         targets: The published numbers.
@@ -75,7 +80,7 @@ def _compared(row: Target, targets: Targets, documents: Documents, settings: Set
     by_generator = document["by_generator_and_perturbation"].get(row.perturbation)
     if by_generator is None:
         return _nothing(row, _other_perturbation(row.perturbation, list(document["by_perturbation"])))
-    where, record, reasons = _measured(row, document)
+    where, record, reasons = _mean(row, targets, document) if _is_mean(row, by_generator) else _measured(row, document)
     cell = _cell(row, document, record, reasons)
     if cell is None:
         reasons.append(f"{row.metric} is not measured")
@@ -83,7 +88,11 @@ def _compared(row: Target, targets: Targets, documents: Documents, settings: Set
         reasons.append(str(cell.get("reason") or "there is no value"))
     counts = {"real": record["n_real"], "fake": record["n_fake"], "images": record["n_real"] + record["n_fake"]}
     known = {**settings, "threshold": document.get("threshold", {}), "test": counts}
-    reasons += [*_other_training(row, targets, settings), *_other_settings(row.detector, targets, known), *_other_size(targets, record)]
+    reasons += [
+        *_other_training(row, targets, settings),
+        *_other_settings(row.detector, targets, known),
+        *_other_size(row, targets, record),
+    ]
     return Compared(row, cell, where, record["n_real"], record["n_fake"], tuple(reasons))
 
 
@@ -100,6 +109,52 @@ def _measured(row: Target, document: Mapping[str, Any]) -> tuple[str, Mapping[st
         return found[0], document["by_generator"][found[0]] if row.perturbation == CLEAN else by_generator[found[0]], []
     where = _listed(by_generator)
     return where, whole, [f"other data: {where}; published: {row.images}"]
+
+
+def _is_mean(row: Target, by_generator: Mapping[str, Any]) -> bool:
+    """Whether a row is the mean over generators, and not of a generator of that name."""
+    return row.generator == MACRO and not any(
+        (each["dataset"], each["generator"]) == (row.dataset, MACRO) for each in by_generator.values()
+    )
+
+
+def _mean(row: Target, targets: Targets, document: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], list[str]]:
+    """As `_measured`, of the mean over the generators of a collection."""
+    every = document["by_generator_and_perturbation"][row.perturbation]
+    found = {name: each for name, each in every.items() if _is_of(each["dataset"], row.dataset)}
+    if not found:
+        where = _listed(every)
+        return where, document["by_perturbation"][row.perturbation], [f"other data: {where}; published: {row.images}"]
+    means = document.get(MEANS, {}) if row.perturbation == CLEAN else {}
+    every_one = means.get(ALL) or document.get(MEANS_BY, {}).get(row.perturbation)
+    known = means.get(f"{ALL}/" if row.dataset == ALL else row.dataset) or (every_one if len(found) == len(every) else None) or {}
+    reals = {document.get("reals_from", {}).get(each["dataset"], each["dataset"]): each["n_real"] for each in found.values()}
+    record = {**known.get(MACRO, {}), "n_real": sum(reals.values()), "n_fake": sum(each["n_fake"] for each in found.values())}
+    return f"mean over {len(found)} generators of {row.dataset}", record, _other_generators(row, targets, found)
+
+
+def _other_generators(row: Target, targets: Targets, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Sentences where a mean is over others than the published generators, or over other numbers of their images."""
+    alike = [
+        each for each in targets.rows if all(getattr(each, name) == getattr(row, name) for name in ("detector", "perturbation", "metric"))
+    ]
+    published = {each.images: each.n for each in alike if each.generator not in (None, MACRO) and _is_of(each.dataset, row.dataset)}
+    if not published:
+        return ["which generators the published mean is over is not said"]
+    missing, more = [name for name in published if name not in found], [name for name in found if name not in published]
+    told = [f"it lacks {_listed(missing)}"] if missing else []
+    told += [f"it has {_listed(more)}, which the published one has not"] if more else []
+    counts = {name: each["n_real"] + each["n_fake"] for name, each in found.items()}
+    other = [name for name, n in published.items() if n is not None and counts.get(name, n) != n]
+    if other:
+        told.append(
+            f"{len(other)} generators have other numbers of images: {other[0]} has {counts[other[0]]}, published: {published[other[0]]}"
+        )
+    return [f"a mean over other data: {each}" for each in told]
+
+
+def _is_of(dataset: str, collection: str) -> bool:
+    return dataset == collection or dataset.startswith(f"{collection}/")
 
 
 def _as_many(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -182,7 +237,7 @@ def _other_settings(detector: str, targets: Targets, settings: Settings) -> list
             found.append(f"it has no setting {path}, published: {_either(values)}")
             continue
         if not any(_same(value, each) for each in values):
-            found.append(f"{path} is {value}, published: {_either(values)}")
+            found.append(f"{path} is {_said(value)}, published: {_either(values)}")
     return found
 
 
@@ -209,22 +264,30 @@ def lookup(settings: Settings, path: str) -> Any:
     return value
 
 
-def _same(value: Any, wanted: Scalar) -> bool:
-    """Equal, as numbers are: 10 is 10.0, but true is not 1."""
-    return isinstance(value, bool) == isinstance(wanted, bool) and value == wanted
+def _same(value: Any, wanted: Wanted) -> bool:
+    """Equal, as numbers are: 10 is 10.0, but true is not 1; a list's values one by one."""
+    if isinstance(wanted, tuple):
+        listed = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == len(wanted)
+        return listed and all(_same(one, other) for one, other in zip(value, wanted, strict=True))
+    return isinstance(value, bool) == isinstance(wanted, bool) and bool(value == wanted)
 
 
-def _either(values: Sequence[Scalar]) -> str:
-    return " or ".join(map(str, values))
+def _either(values: Sequence[Wanted]) -> str:
+    return " or ".join(map(_said, values))
 
 
-def _other_size(targets: Targets, record: Mapping[str, Any]) -> list[str]:
+def _said(value: Any) -> str:
+    return " + ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _other_size(row: Target, targets: Targets, record: Mapping[str, Any]) -> list[str]:
     wanted = (targets.n_real, targets.n_fake)
     measured = (record["n_real"], record["n_fake"])
+    found = [] if row.n in (None, sum(measured)) else [f"{sum(measured)} images, published: {row.n}"]
     if all(each in (None, count) for each, count in zip(wanted, measured, strict=True)):
-        return []
+        return found
     published = " + ".join("any" if count is None else str(count) for count in wanted)
-    return [f"{measured[0]} + {measured[1]} images (real + fake), published: {published}"]
+    return [*found, f"{measured[0]} + {measured[1]} images (real + fake), published: {published}"]
 
 
 def _listed(names: Mapping[str, Any] | Sequence[str]) -> str:

@@ -23,12 +23,16 @@ TITLES = {
     "tpr_at_fpr_0.1": "TPR at FPR 0.1",
     "accuracy": "accuracy at the detector's threshold",
     "balanced_accuracy": "balanced accuracy at the detector's threshold",
+    "tpr_at_threshold": "TPR at the detector's threshold",
+    "fpr_at_threshold": "FPR at the detector's threshold",
 }
 
 Cell = Mapping[str, Any]
 TrainedOn = Mapping[str, Mapping[str, Any]]
 """By detector what it was trained on; of that `generators`, the `dataset/generator` of its fakes, or None where they are not known."""
 Axis = Literal["perturbation", "generator"]
+
+_SEED = re.compile(r"(.*?)((?:@seed_\d+)?)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +72,13 @@ class Matrix:
 
 
 def condition_of(detector: str) -> tuple[str, str]:
-    """The head of a detector and what it was trained under, by its name: empty where it names nothing."""
-    head, _, condition = detector.partition("@")
-    return head, condition
+    """The head of a detector and what it was trained under, by its name: empty where it names nothing.
+
+    The seed is a part of the head: `svm@jpeg_40@seed_1` is `svm@seed_1` trained under `jpeg_40`.
+    """
+    plain, seed = _SEED.fullmatch(detector).groups()  # type: ignore[union-attr] # every name matches
+    head, _, condition = plain.partition("@")
+    return head + seed, condition
 
 
 def heads_of(documents: Documents) -> dict[str, dict[str, str]]:

@@ -12,11 +12,15 @@ MOST_ROWS = 10_000
 _LONGEST = {"header": 4000, "row": 300}
 _ROW = ("detector", "train", "dataset", "generator", "perturbation", "metric", "value")
 _OPTIONAL = ("train", "generator")  # may be null
+MACRO = "macro"
+"""Generator of a published row that is the mean over all generators of a collection: of the data sets `COLLECTION/…`."""
 ROOTS = ("detector", "extractor", "training", "threshold", "test")
 _REQUIRES = ("n_real", "n_fake", "settings")
 _ADVICE = "see targets/zero_shot_blog.json for the format"
 
 Scalar = str | int | float | bool | None
+Wanted = Scalar | tuple[Scalar, ...]
+"""A value that a setting must have: plain, or that of a setting that is a list."""
 
 
 class TargetsError(ValueError):
@@ -35,6 +39,7 @@ class Target:
         perturbation: What every image went through.
         metric: A name such as `auroc`, `accuracy`, `tpr_at_fpr_0.1`, `multiclass_accuracy` (real or which class of fakes).
         value: In [0, 1].
+        n: Number of images, real and fake, where it is said of this number alone.
     """
 
     detector: str
@@ -44,6 +49,7 @@ class Target:
     perturbation: str
     metric: str
     value: float
+    n: int | None = None
 
     @property
     def images(self) -> str:
@@ -65,7 +71,7 @@ class Targets:
         n_fake: Number of fakes.
         settings: By detector (`*`: every one), by dotted path that begins with one of `ROOTS` (`extractor.denoiser.path`,
             `detector.class_path`, `training.images`, `threshold.fpr`, `test.images`), the values of which one must be that of a measured
-            detector for its numbers to be comparable.
+            detector for its numbers to be comparable. A list in this list is the value of a setting that is a list, in its order.
     """
 
     source: str
@@ -75,15 +81,15 @@ class Targets:
     rows: Sequence[Target]
     n_real: int | None = None
     n_fake: int | None = None
-    settings: Mapping[str, Mapping[str, Sequence[Scalar]]] = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, Sequence[Wanted]]] = field(default_factory=dict)
 
 
 def read_targets(path: Path) -> Targets:
     """Read a file of published numbers.
 
     Args:
-        path: JSON: an object with `source`, `status`, `setting`, `note` (texts, the first needed), `rows` and optionally `requires` with
-            `n_real`, `n_fake` and `settings` (see `Targets`).
+        path: JSON: an object with `source`, `status`, `setting`, `note` (texts, the first needed), `rows` (see `Target`; `n` may be left
+            out) and optionally `requires` with `n_real`, `n_fake` and `settings` (see `Targets`).
 
     Raises:
         TargetsError: The file cannot be read, or something in it is not as it should be.
@@ -149,7 +155,7 @@ def _targets(document: Any) -> Targets:
 
 
 def _row(row: Any, where: str) -> Target:
-    found = _object(row, where, _ROW)
+    found = _object(row, where, (*_ROW, "n"))
     if missing := [name for name in _ROW if name not in found]:
         msg = f"{where} lacks {', '.join(missing)}"
         raise ValueError(msg)
@@ -159,12 +165,12 @@ def _row(row: Any, where: str) -> Target:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         msg = f"{where}.value is {_shown(value)}; it must be a number from 0 to 1"
         raise ValueError(msg)
-    return Target(value=float(value), **names)
+    return Target(value=float(value), n=_count(found["n"], f"{where}.n", least=1) if "n" in found else None, **names)
 
 
-def _settings(told: Any) -> dict[str, dict[str, tuple[Scalar, ...]]]:
+def _settings(told: Any) -> dict[str, dict[str, tuple[Wanted, ...]]]:
     """Alternatives by detector and dotted path."""
-    made: dict[str, dict[str, tuple[Scalar, ...]]] = {}
+    made: dict[str, dict[str, tuple[Wanted, ...]]] = {}
     for detector, paths in _object(told, "requires.settings").items():
         where = f"requires.settings.{_text(detector, 'a name in requires.settings', 'row', needed=True)}"
         made[detector] = {}
@@ -177,18 +183,19 @@ def _settings(told: Any) -> dict[str, dict[str, tuple[Scalar, ...]]]:
     return made
 
 
-def _alternatives(value: Any, where: str) -> tuple[Scalar, ...]:
+def _alternatives(value: Any, where: str) -> tuple[Wanted, ...]:
     values = value if isinstance(value, list) else [value]
-    for each in values:
-        if not isinstance(each, Scalar) or (isinstance(each, float) and not math.isfinite(each)):
-            msg = f"{where} is a text, a number, true, false, null, or a list of those"
-            raise ValueError(msg)
-        if isinstance(each, str):
-            _text(each, where, "row")
     if not values:
         msg = f"{where} is an empty list: no value would do"
         raise ValueError(msg)
-    return tuple(values)
+    return tuple(tuple(_scalar(one, where) for one in each) if isinstance(each, list) else _scalar(each, where) for each in values)
+
+
+def _scalar(value: Any, where: str) -> Scalar:
+    if not isinstance(value, Scalar) or (isinstance(value, float) and not math.isfinite(value)):
+        msg = f"{where} is a text, a number, true, false, null, or a list of those, or of lists of those"
+        raise ValueError(msg)
+    return _text(value, where, "row") if isinstance(value, str) else value
 
 
 def _object(value: Any, where: str, known: Sequence[str] | None = None) -> dict[str, Any]:
@@ -210,9 +217,9 @@ def _text(value: Any, where: str, kind: str, needed: bool = False) -> str:
     return value
 
 
-def _count(value: Any, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        msg = f"{where} is {_shown(value)}; it must be a number of images"
+def _count(value: Any, where: str, least: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        msg = f"{where} is {_shown(value)}; it must be a number of images{f', {least} at least' if least else ''}"
         raise ValueError(msg)
     return value
 

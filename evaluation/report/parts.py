@@ -123,5 +123,5 @@ def _shown(cell: Cell, numbers: Mapping[str, int]) -> dict[str, Any]:
     if not isinstance(cell, Mapping):
         return {"text": "–" if cell is None else f"{cell:,}" if isinstance(cell, int) else cell, "small": "", "note": None}
     text = "–" if cell["value"] is None else f"{cell['value']:.3f}"
-    small = "" if cell["low"] is None else f"{cell['low']:.3f}–{cell['high']:.3f}"
+    small = "" if cell["low"] is None else f"{cell['low']:.3f}{'–' if cell['low'] >= 0 else ' to '}{cell['high']:.3f}"
     return {"text": text, "small": small, "note": numbers.get(cell.get("reason", ""))}

@@ -20,6 +20,7 @@ from evaluation.comparison import Targets
 from evaluation.comparison.compared import Compared, flat, numbered, verdict
 from evaluation.embedding_map import EmbeddingMap
 from evaluation.files import write_atomically
+from evaluation.report.audit import audit_part
 from evaluation.report.families import family_part, map_part
 from evaluation.report.parts import Chart, Part, data_uri, drawn
 from evaluation.report.verdict import concerns, findings, percent
@@ -130,8 +131,9 @@ def _section(name: str, frame: pd.DataFrame, document: Mapping[str, Any], load: 
 
 def _parts(document: Mapping[str, Any], found: EmbeddingMap | str | None) -> list[Part]:
     """What there is besides of one detector."""
-    classes = [family_part(document["families"])] if "families" in document else []
-    return classes if found is None else [*classes, map_part(found)]
+    parts = [audit_part(each) for each in document.get("shortcuts", {}).values()]
+    parts += [family_part(document["families"])] if "families" in document else []
+    return parts if found is None else [*parts, map_part(found)]
 
 
 def _comparison(documents: Mapping[str, Any], place: tuple[str, ...]) -> dict[str, Any]:

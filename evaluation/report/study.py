@@ -8,26 +8,34 @@ from typing import Any
 from evaluation.comparison.matrices import matrices
 from evaluation.families import Trained
 from evaluation.figures import ON_LIGHT, heatmap_figure, left_out_figure, number_figure, save_generalisation_figures, save_heatmaps
+from evaluation.report.comparisons import comparison_parts
+from evaluation.report.matched import matched_part
 from evaluation.report.parts import Part, drawn, drawn_twice
+from evaluation.report.reliability import reliability_part
+from evaluation.report.robustness import robustness_part
 from evaluation.tables import Documents
 
 SHOWN = ("auroc", "accuracy")
 """Metrics whose matrices are drawn; all are in the tables."""
 
 
-def study_parts(folder: Path, documents: Documents, trained: Mapping[str, Trained] | None, found: Mapping[str, Any]) -> list[Part]:
+def study_parts(folder: Path, metrics: Mapping[str, Any], documents: Documents, trained: Mapping[str, Trained] | None = None) -> list[Part]:
     """Save the figures of a study and make the report's sections of them.
 
     Args:
         folder: Where figures are saved.
-        documents: Parts of `metrics.json` by detector.
+        metrics: The contents of `metrics.json`.
+        documents: Its parts by detector.
         trained: What each detector was trained on.
-        found: Of `generalisation.generalisation`, or empty.
 
     Returns:
-        No section for a study without training conditions and without several generators.
+        Sections on what there is: comparisons, robustness, pairs, calibration, training conditions, unseen generators.
     """
-    parts = []
+    found = metrics.get("generalisation", {})
+    parts = comparison_parts(folder, metrics)
+    matched = {name: document["matched"] for name, document in documents.items() if "matched" in document}
+    parts += [matched_part(matched)] if matched else []
+    parts += [part for part in (robustness_part(documents), reliability_part(documents)) if part is not None]
     if shown := matrices(documents, trained, SHOWN):
         save_heatmaps(folder, shown)
         charts = [drawn_twice(partial(heatmap_figure, each), each.title, each.title) for each in shown]

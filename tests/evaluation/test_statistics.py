@@ -187,3 +187,86 @@ def test_a_thousand_resamples_of_twenty_thousand_scores_take_seconds():
     found = bootstrap_interval(labels, rng.normal(size=20_000) + labels, None, auroc)
     assert time.perf_counter() - start < 30  # about 2 s where nothing else runs
     assert found.high - found.low == pytest.approx(0.013, abs=0.002)
+
+
+def collections_table():
+    """Two collections: one of two data sets, one of a single data set with two generators of other sizes."""
+    rows = some_rows("synris/dalle3", "real", 0, 40, 20) + some_rows("synris/dalle3", "dalle3", 1, 30, 15)
+    rows += some_rows("synris/sdxl", "real", 0, 50, 25) + some_rows("synris/sdxl", "sdxl", 1, 60, 20, shift=0.4)
+    return make_table(rows + usual_table().query("dataset == 'faces'").to_dict("records"))
+
+
+def test_means_over_generators_of_all_and_of_each_collection():
+    table = collections_table()
+    document = metrics_document(table, THRESHOLD, resamples=50)
+    json.dumps(document, allow_nan=False)
+    means, parts = document["means_over_generators"], against_reals(table)
+    assert {name: part["n_generators"] for name, part in means.items()} == {"all": 4, "faces": 2, "synris": 2}
+    values, sizes = {}, {}
+    for name, part in parts.items():
+        called = part["score"] > THRESHOLD.value
+        reals = np.sort(part.loc[part["label"] == 0, "score"])[::-1]
+        at = reals[int(0.1 * reals.size)]  # the lowest real that more than a tenth reach
+        values[name] = {
+            "auroc": roc_auc_score(part["label"], part["score"]),
+            "tpr_at_fpr": (part.loc[part["label"] == 1, "score"] > at).mean(),
+            "accuracy": (called == part["label"]).mean(),
+            "balanced_accuracy": balanced_accuracy_score(part["label"], called),
+        }
+        sizes[name] = int((part["label"] == 1).sum())
+    for collection, found in means.items():
+        chosen = [name for name in parts if collection in ("all", name.split("/")[0])]
+        for metric in ("auroc", "tpr_at_fpr", "accuracy", "balanced_accuracy"):
+            numbers = [values[name][metric] for name in chosen]
+            for kind, weights in (("macro", None), ("size_weighted", [sizes[name] for name in chosen])):
+                cell = found[kind][metric]["0.1"] if metric == "tpr_at_fpr" else found[kind][metric]
+                assert cell["value"] == pytest.approx(np.average(numbers, weights=weights), abs=1e-12)
+                # The reals of one set and those of others are too few for an interval at that rate.
+                assert (cell["low"] is None) == (metric == "tpr_at_fpr" and collection != "faces")
+    assert document["means_over_generators_and_perturbation"] == {"none": means["all"]}
+
+
+def test_one_generator_is_its_own_mean_and_one_collection_is_not_told_twice():
+    table = usual_table().query("dataset == 'faces'")
+    assert set(metrics_document(table, THRESHOLD, resamples=5)["means_over_generators"]) == {"all"}
+    one = metrics_document(table.query("generator != 'gan'"), THRESHOLD, resamples=30)
+    found, record = one["means_over_generators"]["all"], one["by_generator"]["faces/sd"]
+    assert found["macro"] == found["size_weighted"]
+    assert found["macro"]["auroc"] == record["auroc"]
+    assert found["macro"]["tpr_at_fpr"] == {"0.1": record["tpr_at_fpr"]["0.1"]}
+    none = metrics_document(table.query("label == 0"), THRESHOLD, resamples=5)["means_over_generators"]["all"]
+    assert (none["n_generators"], none["macro"]["auroc"]["reason"]) == (0, "there are no such generators")
+
+
+def test_a_mean_over_a_generator_without_reals_is_null_and_names_it():
+    table = make_table(some_rows("a", "r", 0, 50) + some_rows("a", "f", 1, 50) + some_rows("b", "f", 1, 50, shift=0.2))
+    found = metrics_document(table, THRESHOLD, resamples=20)["means_over_generators"]["all"]["macro"]["auroc"]
+    assert (found["value"], found["reason"].split(";")[0]) == (None, "b/f: there are no real images")
+    helped = metrics_document(table, THRESHOLD, {"b": "a"}, resamples=20)["means_over_generators"]["all"]["macro"]["auroc"]
+    assert helped["low"] < helped["value"] < helped["high"]
+
+
+def test_a_collection_that_is_called_all_does_not_replace_the_mean_over_all():
+    rows = some_rows("all", "r", 0, 20) + some_rows("all", "f", 1, 20) + some_rows("all", "g", 1, 20)
+    table = make_table(rows + some_rows("b", "r", 0, 20) + some_rows("b", "f", 1, 20))
+    found = metrics_document(table, THRESHOLD, resamples=5)["means_over_generators"]
+    assert {name: each["n_generators"] for name, each in found.items()} == {"all": 3, "all/": 2}
+
+
+def test_means_and_false_alarms_under_each_perturbation():
+    clean = usual_table()
+    moved = clean.assign(perturbation="jpeg_40", score=clean["score"] + np.where(clean["dataset"] == "faces", 1.0, 0.0))
+    document = metrics_document(pd.concat([clean, moved]), THRESHOLD, {"scenes": "faces"}, resamples=40)
+    alone = metrics_document(moved, THRESHOLD, {"scenes": "faces"}, resamples=40)
+    assert document["means_over_generators_and_perturbation"]["jpeg_40"] == alone["means_over_generators"]["all"]
+    assert document["means_over_generators_and_perturbation"]["none"] == document["means_over_generators"]["all"]
+    found = document["by_source_of_reals_and_perturbation"]
+    assert found["none"] == document["by_source_of_reals"]
+    assert set(found["jpeg_40"]) == {"faces/ffhq", "scenes/photos"}
+    for name, rows in (("none", clean), ("jpeg_40", moved)):
+        for (dataset, source), part in rows[rows["label"] == 0].groupby(["dataset", "generator"]):
+            cell = found[name][f"{dataset}/{source}"]
+            assert cell["fpr_at_threshold"]["value"] == pytest.approx((part["score"] > THRESHOLD.value).mean())
+            assert cell["n_real"] == len(part)
+    assert found["jpeg_40"]["faces/ffhq"]["fpr_at_threshold"]["low"] > found["none"]["faces/ffhq"]["fpr_at_threshold"]["high"]
+    assert found["jpeg_40"]["scenes/photos"] == found["none"]["scenes/photos"]

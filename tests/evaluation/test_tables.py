@@ -4,6 +4,7 @@ import math
 
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from evaluation.resampling import bootstrap
 from evaluation.statistics import KEPT, against_reals, measure, metrics_document
@@ -68,7 +69,7 @@ def test_hostile_names_stay_in_their_line(tmp_path):
     assert "\x1b" not in "".join(lines)
     for path in write_tables(tmp_path, {name: document(0.5, 0.1, names=(name,))}):
         assert "\x1b" not in path.read_text()
-        assert len(path.read_text().splitlines()) in (2, 5)
+        assert len(path.read_text().splitlines()) in (2, 1 + len(KEPT))
 
 
 def test_detectors_whose_shortened_names_are_equal_keep_their_lines():
@@ -86,7 +87,7 @@ def test_tables_as_csv(tmp_path):
     assert written[1].read_text() == "detector,none,crop_256,jpeg_40\none,0.125,0.125,\ntwo,,,\n"
     rows = pd.read_csv(written[2])
     assert tuple(rows.columns) == COLUMNS
-    assert len(rows) == 2 * 2 * 4
+    assert len(rows) == 2 * 2 * len(KEPT)
     first = rows.iloc[0]
     assert (first.dataset, first.generator, first.metric, first.value, first.n_fake) == ("a/b", "sd", "auroc", 0.75, 60)
     assert rows[rows.detector == "two"].value.isna().all()
@@ -97,13 +98,14 @@ def test_long_rows_are_of_each_generator_under_each_perturbation():
     table = pd.concat([clean, clean.assign(perturbation="jpeg_40", score=clean["score"] * (1 - 0.5 * clean["label"]))])
     made = metrics_document(table, THRESHOLD, {"scenes": "faces"}, resamples=30)
     rows = {(r["dataset"], r["generator"], r["perturbation"], r["metric"]): r for r in long_rows({"probe": made})}
-    assert len(rows) == 3 * 2 * 4
+    assert len(rows) == 3 * 2 * len(KEPT)
     for name in ("none", "jpeg_40"):
         for place, part in against_reals(table[table["perturbation"] == name], {"scenes": "faces"}).items():
             dataset, generator = place.split("/")
             expected = measure(part, THRESHOLD, resamples=30)
             found = [rows[dataset, generator, name, metric] for metric in KEPT]
-            places = (expected["auroc"], expected["tpr_at_fpr"]["0.1"], expected["accuracy"], expected["balanced_accuracy"])
+            places = [expected["auroc"], expected["tpr_at_fpr"]["0.1"], expected["accuracy"], expected["balanced_accuracy"]]
+            places += [expected["tpr_at_threshold"], expected["fpr_at_threshold"]]
             for row, wanted in zip(found, places, strict=True):
                 assert (row["value"], row["low"], row["high"]) == (wanted["value"], wanted["low"], wanted["high"])
                 assert (row["n_real"], row["n_fake"]) == (expected["n_real"], expected["n_fake"])
@@ -121,8 +123,8 @@ def test_one_generator_is_not_measured_twice(several, monkeypatch):
     alone = measure(against_reals(table[table["perturbation"] == "jpeg_40"])["faces/sd"], THRESHOLD, resamples=10)
     assert crossed["auroc"] == alone["auroc"]
     assert math.isclose(crossed["auroc"]["value"], made["by_perturbation"]["jpeg_40"]["auroc"]["value"]) is not several
-    # overall, jpeg_40, the source of the reals, each generator; and under jpeg_40 each generator where there are several
-    assert len(counted) == (3 + 2 + 2 if several else 3 + 1) + 1  # and `alone`
+    # overall, jpeg_40, the source of the reals under each, each generator; and under jpeg_40 each generator where there are several
+    assert len(counted) == (4 + 2 + 2 if several else 4 + 1) + 1  # and `alone`
 
 
 def test_perturbations_keep_the_order_of_the_rows():
@@ -147,3 +149,42 @@ def test_each_data_set_under_each_perturbation_with_all_its_generators():
         assert {each: found[each] for each in ("auroc", "accuracy", "n_real", "n_fake")} == {
             each: expected[each] for each in ("auroc", "accuracy", "n_real", "n_fake")
         }
+
+
+def test_several_data_sets_each_have_a_block_in_the_terminal_and_a_line_in_the_tables(tmp_path):
+    clean = usual_table()
+    table = pd.concat([clean, clean.assign(perturbation="jpeg_40", score=clean["score"] * (1 - 0.5 * clean["label"]))])
+    made = {"probe": metrics_document(table, THRESHOLD, {"scenes": "faces"}, resamples=10)}
+    lines = text(made).splitlines()
+    titles = [line for line in lines if line.startswith("AUROC")]
+    assert titles == [f"AUROC and TPR at FPR 0.1, {name}:" for name in ("all generators and data sets together", "faces", "scenes")]
+    scenes = made["probe"]["by_dataset_and_perturbation"]["jpeg_40"]["scenes"]
+    assert f"{scenes['auroc']['value']:.3f} {scenes['tpr_at_fpr']['0.1']['value']:.3f}" in lines[lines.index(titles[2]) + 2]
+    write_tables(tmp_path, made)
+    for metric in ("auroc", "tpr_at_fpr_0.1"):
+        rows = pd.read_csv(tmp_path / f"{metric}_by_dataset.csv").set_index(["detector", "dataset"])
+        assert list(rows.columns) == ["none", "jpeg_40"]
+        for dataset in ("faces", "scenes"):
+            for name in rows.columns:
+                record = made["probe"]["by_dataset_and_perturbation"][name][dataset]
+                expected = record["auroc"] if metric == "auroc" else record["tpr_at_fpr"]["0.1"]
+                assert rows.loc[("probe", dataset), name] == pytest.approx(expected["value"], abs=1e-12)
+    write_tables(tmp_path / "one", {"probe": metrics_document(clean.query("dataset == 'faces'"), THRESHOLD, resamples=5)})
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {"auroc.csv", "tpr_at_fpr_0.1.csv", "by_generator.csv", "table.csv"}
+
+
+def test_generators_side_by_side_with_their_means(tmp_path):
+    clean = usual_table()
+    other = clean[clean["dataset"] == "faces"].assign(detector="svm", score=-clean["score"])
+    made = metrics_document(pd.concat([clean, other]), {"probe": THRESHOLD, "svm": THRESHOLD}, resamples=5)["detectors"]
+    write_tables(tmp_path, made)
+    rows = pd.read_csv(tmp_path / "by_generator.csv").set_index("detector")
+    assert list(rows.columns) == ["faces/gan", "faces/sd", "scenes/sd", "macro", "size_weighted"]
+    parts = against_reals(clean)
+    values = {name: roc_auc_score(part["label"], part["score"]) for name, part in parts.items()}
+    assert rows.loc["probe", list(values)].to_dict() == pytest.approx(values)
+    assert rows.loc["probe", "macro"] == pytest.approx(sum(values.values()) / 3)
+    weighted = (120 * values["faces/gan"] + 120 * values["faces/sd"] + 40 * values["scenes/sd"]) / 280
+    assert rows.loc["probe", "size_weighted"] == pytest.approx(weighted)
+    assert rows.loc["svm", "faces/sd"] == pytest.approx(1 - values["faces/sd"])
+    assert math.isnan(rows.loc["svm", "scenes/sd"])

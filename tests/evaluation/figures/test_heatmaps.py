@@ -9,7 +9,7 @@ from PIL import Image
 
 from evaluation.comparison.matrices import Matrix
 from evaluation.figures import LIGHT, ON_DARK, svg
-from evaluation.figures.heatmaps import _luminance, heatmap_figure, save_heatmaps, scale_of
+from evaluation.figures.heatmaps import heatmap_figure, luminance, save_heatmaps, scale_of
 
 HOSTILE = "<b>$\\frac$\n漢" + "x" * 100
 
@@ -56,7 +56,7 @@ def test_numbers_stand_out_from_their_cells():
             colours = mesh.to_rgba(mesh.get_array()).reshape(-1, 4)
             inks = [each.get_color() for each in axes.texts if "–" not in each.get_text()]
             for colour, ink in zip(colours, inks, strict=True):
-                light, dark = sorted((_luminance(colour), _luminance([int(ink[n : n + 2], 16) / 255 for n in (1, 3, 5)])), reverse=True)
+                light, dark = sorted((luminance(colour), luminance([int(ink[n : n + 2], 16) / 255 for n in (1, 3, 5)])), reverse=True)
                 assert (light + 0.05) / (dark + 0.05) > 4.2  # WCAG asks for 3 of large text and 4.5 of small
 
 

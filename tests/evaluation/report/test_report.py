@@ -197,7 +197,15 @@ def test_write_results_writes_all(tmp_path):
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         *("predictions.parquet", "metrics.json", "report.html", "figures", "tables")
     }
-    assert {path.name for path in (tmp_path / "run" / "tables").iterdir()} == {"auroc.csv", "tpr_at_fpr_0.1.csv", "table.csv"}
+    assert {path.name for path in (tmp_path / "run" / "tables").iterdir()} == {
+        "auroc.csv",
+        "auroc_by_dataset.csv",
+        "by_generator.csv",
+        "distributions.csv",
+        "table.csv",
+        "tpr_at_fpr_0.1.csv",
+        "tpr_at_fpr_0.1_by_dataset.csv",
+    }
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
     assert len(read_predictions(tmp_path / "run" / "predictions.parquet")) == 590
     assert metrics["overall"]["n_real"] == 280

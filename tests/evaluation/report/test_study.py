@@ -60,6 +60,6 @@ def test_the_tables_hold_the_numbers_of_metrics(written):
 def test_a_study_without_conditions_has_no_such_part(tmp_path, written):
     _, _, table, _ = written
     one = table[table["detector"] == "svm@all"].assign(detector="plain")
-    documents = documents_of(metrics_document(one, THRESHOLD, resamples=10), "plain")
-    assert study_parts(tmp_path, documents, None, {}) == []
+    metrics = metrics_document(one, THRESHOLD, resamples=10)
+    assert study_parts(tmp_path, metrics, documents_of(metrics, "plain")) == []
     assert not list(tmp_path.iterdir())

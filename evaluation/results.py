@@ -9,18 +9,33 @@ from typing import Any
 
 import pandas as pd
 
+from evaluation.audit import write_audit
 from evaluation.comparison import Settings, Targets, compare, write_compared
-from evaluation.comparison.generalisation import generalisation, write_generalisation
+from evaluation.comparison.generalisation import write_generalisation
+from evaluation.comparison.matched import write_matched
 from evaluation.comparison.matrices import write_matrices
+from evaluation.comparison.paired import write_comparison
+from evaluation.comparison.robustness import write_robustness
+from evaluation.comparison.seeds import write_seeds
+from evaluation.comparison.selection import write_selection
 from evaluation.confusion import write_confusions
+from evaluation.distributions import distributions, write_distributions
+from evaluation.document import document as make_document
+from evaluation.document import measured_rows
 from evaluation.embedding_map import EmbeddingMap, Vectors, embedding_map, write_map
-from evaluation.families import Trained, family_document
+from evaluation.families import Trained
 from evaluation.figures import save_confusions, save_figure_of_detectors, save_figures, save_figures_by_perturbation, save_map
+from evaluation.figures.audit import save_audit
+from evaluation.figures.distributions import save_distributions
+from evaluation.figures.matched import save_matched
+from evaluation.figures.reliability import save_reliability
+from evaluation.figures.robustness import save_robustness_figures
 from evaluation.files import write_atomically
 from evaluation.predictions import read_predictions, write_predictions
 from evaluation.report import Load, Part, study_parts, write_report
+from evaluation.report.distributions import distributions_part
 from evaluation.resampling import RESAMPLES
-from evaluation.statistics import against_reals, by_perturbation, clean_rows, metrics_document
+from evaluation.statistics import CLEAN, against_reals, by_perturbation, clean_rows
 from evaluation.tables import Documents, documents_of, write_tables
 from modules.metrics.functional import Threshold
 
@@ -39,6 +54,8 @@ def write_results(
     targets: Targets | None = None,
     settings: Mapping[str, Settings] | None = None,
     trained: Mapping[str, Trained] | None = None,
+    baseline: str | None = None,
+    choose_by: str | None = None,
     vectors: Vectors | Mapping[str, Vectors] | None = None,
     parts: Sequence[Part] | None = None,
     resamples: int = RESAMPLES,
@@ -59,6 +76,8 @@ def write_results(
         targets: Published numbers to put beside the measured ones.
         settings: What the published numbers are compared by, by detector (see `compared.compare`).
         trained: What each detector was trained on, by name (see `families.Trained`).
+        baseline: The detector that others are compared with; the first by default.
+        choose_by: Of a sweep, the metric by which one detector is chosen.
         vectors: From keys to the vectors `[n, D]` that the detector sees, for a map of them; where there are several detectors, by name,
             for those that see vectors.
         parts: What the report shows besides, before the parts of a study.
@@ -73,34 +92,52 @@ def write_results(
     """
     write_predictions(run_dir / "predictions.parquet", frame)
     frame = read_predictions(run_dir / "predictions.parquet")
-    measured = frame if split is None else frame[frame["split"] == split]
-    if measured.empty:
-        found = sorted(frame["split"].fillna("none").unique())
-        message = f"no row of the split {split!r} in {run_dir / 'predictions.parquet'}; there are: {', '.join(found) or 'no rows'}"
-        raise ValueError(message)
-    metrics = metrics_document(measured, threshold, reals_from, resamples, seed)
+    measured = measured_rows(frame, split)
+    metrics = make_document(
+        frame,
+        threshold,
+        split=split,
+        reals_from=reals_from,
+        trained=trained,
+        baseline=baseline,
+        choose_by=choose_by,
+        resamples=resamples,
+        seed=seed,
+    )
     documents = documents_of(metrics, str(measured["detector"].iloc[0]))
-    for name in documents:
-        families = family_document(measured[measured["detector"] == name], (trained or {}).get(name), resamples, seed)
-        if families is not None:
-            (metrics["detectors"][name] if "detectors" in metrics else metrics)["families"] = families
-    several = generalisation(measured, trained or {}, reals_from, resamples, seed) if len(documents) > 1 else {}
-    if any(several.values()):
-        metrics["generalisation"] = several
     write_metrics(run_dir / "metrics.json", metrics)
-    write_tables(run_dir / "tables", documents)
-    write_matrices(run_dir / "tables", documents, trained)
-    if any(several.values()):
-        write_generalisation(run_dir / "tables", several)
+    _write_all_tables(run_dir / "tables", metrics, documents, trained)
+    write_distributions(run_dir / "tables" / "distributions.csv", distributions(measured, reals_from))
     rows = None if targets is None else compare(targets, documents, settings or {})
     if rows is not None:
         write_compared(run_dir / "tables" / "compared.csv", rows)
     _save_all_figures(run_dir / "figures", measured, documents, reals_from)
     maps = _write_classes_and_maps(run_dir, measured, documents, vectors, seed)
     published = None if targets is None or rows is None else (targets, rows)
-    parts = [*(parts or ()), *study_parts(run_dir / "figures", documents, trained, several)]
+    parts = [*(parts or ()), *study_parts(run_dir / "figures", metrics, documents, trained)]
+    spread = distributions_part(measured, documents, reals_from, settings) if len(documents) > 1 else None
+    parts += [] if spread is None else [spread]
     write_report(run_dir, measured, metrics, load, title or run_dir.name, facts, warnings, published, maps=maps, parts=parts)
     return metrics
+
+
+def _write_all_tables(folder: Path, metrics: Mapping[str, Any], documents: Documents, trained: Mapping[str, Trained] | None) -> None:
+    """Every table that there is something for."""
+    write_tables(folder, documents)
+    write_matrices(folder, documents, trained)
+    write_robustness(folder, documents)
+    for name, write in (
+        ("generalisation", write_generalisation),
+        ("comparison", write_comparison),
+        ("seeds", write_seeds),
+        ("selection", write_selection),
+    ):
+        if name in metrics:
+            write(folder, metrics[name])
+    if audits := [found for document in documents.values() for found in document.get("shortcuts", {}).values()]:
+        write_audit(folder, audits)
+    if pairs := {name: document["matched"] for name, document in documents.items() if "matched" in document}:
+        write_matched(folder / "matched.csv", pairs)
 
 
 def _save_all_figures(folder: Path, frame: pd.DataFrame, documents: Documents, reals_from: Mapping[str, str] | None) -> None:
@@ -110,11 +147,18 @@ def _save_all_figures(folder: Path, frame: pd.DataFrame, documents: Documents, r
         rows, threshold = frame[frame["detector"] == name], document["threshold"]["value"]
         own = folder / _folder(name) if len(documents) > 1 else folder
         clean[name] = clean_rows(rows)
+        for perturbation, audited in document.get("shortcuts", {}).items():
+            save_audit(own if perturbation == CLEAN else own / perturbation, audited)
+        if "matched" in document:
+            save_matched(own, document["matched"])
         save_figures(own, against_reals(clean[name], reals_from), threshold)
         if len(perturbed := by_perturbation(rows)) > 1:
             save_figures_by_perturbation(own, perturbed, threshold)
+    save_reliability(folder, documents)
+    save_robustness_figures(folder, documents)
     if len(documents) > 1:
         save_figure_of_detectors(folder, clean)
+        save_distributions(folder, pd.concat(clean.values()), reals_from)
 
 
 def _write_classes_and_maps(

@@ -1,0 +1,214 @@
+"""Look at images before anything is trained on them: how well trivial facts of the files alone tell fakes from real ones.
+
+python -m workflow.audit photos/manifest.csv --perturbation equalise_192
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli import RunError, has_results, hold
+from datamodules.datamodule import FeatureDataModule
+from datamodules.errors import DataError
+from datamodules.facts import DESCRIPTIONS, Facts
+from datamodules.files import write_atomically
+from datamodules.perturbations import NAMES_HELP
+from datamodules.perturbations import perturbation as find_perturbation
+from datamodules.records import SPLITS, Record
+from datamodules.sources import FolderSource, ManifestSource
+from datamodules.sources.base import Source
+from datamodules.splits import limit_records
+from modules.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger("undertow")
+
+RESULT = "audit.json"
+DETAILS = """\
+PATH  a folder (real/ and fake/, or one folder a generator beside one of real images, and what else FolderSource knows) or a manifest
+      (.csv, .parquet, .jsonl with the columns path and label, and what else ManifestSource knows).
+
+Nothing is trained, no model is needed. Facts of a file are its format, bytes, width, height, aspect, JPEG quality and chroma, mean
+colour and finest detail, and what a manifest says in source_format, source_width, source_height and source_bytes of the files before
+they were stored again. A fact that tells fakes from real images well is a warning, and no error: the exit status is 0.
+"""
+
+
+def frame_of(records: Iterable[Record], facts: Mapping[str, Mapping[str, float | str]], perturbation: str = "none") -> "pd.DataFrame":
+    """The table that `evaluation.audit.audit_data` takes, an image a row.
+
+    Args:
+        records: Which images.
+        facts: Their facts by key, of `Facts.of`; images that are not there are left out.
+        perturbation: What the images went through.
+    """
+    import pandas as pd
+
+    kept = [record for record in records if record.key in facts]
+    columns: dict[str, Any] = {
+        name: [getattr(record, name) for record in kept] for name in ("key", "label", "dataset", "generator", "group", "split")
+    }
+    told = [facts[record.key] for record in kept]
+    names = {name for each in told for name in each}
+    order = [name for name in DESCRIPTIONS if name in names] + sorted(names - DESCRIPTIONS.keys())
+    columns |= {name: [each.get(name) for each in told] for name in order}
+    return pd.DataFrame(columns).assign(perturbation=perturbation)
+
+
+def audit_split(data: FeatureDataModule, splits: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """What trivial facts tell of the images of some splits, as the detector sees them; facts that extraction has seen are not read again.
+
+    Args:
+        data: Whose images, under its perturbation.
+        splits: Names of splits, for example `("train",)`.
+
+    Returns:
+        The document of `evaluation.audit.audit_data`, and sentences to warn with: none where nothing is flagged.
+
+    Raises:
+        DataError: There is no image of these splits that can be read.
+    """
+    chosen = [record for record in data.records() if record.split in splits]
+    document = _document(chosen, Path(data.cache_dir), data.perturbation, f"the {' and '.join(splits)} images of {data.source.location}")
+    where = f"Among the {' and '.join(splits)} images"
+    said = [f"{where}: {sentence[:1].lower()}{sentence[1:]}" for sentence in document["sentences"]]
+    if document["flagged"]:
+        return document, said
+    for sentence in said:
+        log.info("%s", sentence)
+    return document, []
+
+
+def _document(records: Sequence[Record], cache_dir: Path, perturbation: str, what: str) -> dict[str, Any]:
+    """The audit of records; `what` names them where nothing can be said."""
+    from evaluation.audit import audit_data
+
+    facts = Facts(cache_dir).of(records, perturbation)
+    if lost := sum(record.key not in facts for record in records):
+        log.warning("%d of %d images could not be read, or the perturbation not applied: they are left out", lost, len(records))
+    if not facts:
+        msg = f"there are no facts of {what}: none of {len(records)} images can be read under the perturbation {perturbation}"
+        raise DataError(msg)
+    return audit_data(frame_of(records, facts, perturbation))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    about, _, _ = (__doc__ or "").partition("\n")
+    raw = argparse.RawDescriptionHelpFormatter
+    built = argparse.ArgumentParser("python -m workflow.audit", description=about, epilog=DETAILS, formatter_class=raw)
+    add = built.add_argument
+    add("path", metavar="PATH", type=Path, help="folder or manifest of images; see below")
+    add("--out", type=Path, metavar="FOLDER", help="where shortcuts.csv, audit.json and the figure go (default: runs/audit-<name>)")
+    add("--split", choices=(*SPLITS, "all"), default="all", help="images of one split only, where the data has splits (default: all)")
+    add("--perturbation", default="none", metavar="NAME", help=f"what every image goes through first (default: none): {NAMES_HELP}")
+    add("--limit", type=int, metavar="N", help="at most N images of each generator, chosen by their content")
+    add("--reals", nargs="+", metavar="NAME", help="further names of folders that hold real images")
+    add("--allow_outside", action="store_true", help="also read files outside of the manifest's folder")
+    add("--cache_dir", type=Path, default=Path("cache"), help="where facts are remembered (default: %(default)s)")
+    return built
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; gives the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    options = parser().parse_args(arguments)
+    try:
+        find_perturbation(options.perturbation)
+        source = _source(options)
+        folder = options.out or Path("runs") / f"audit-{source.name}"
+        asked = {"source": source.location, "split": options.split, "perturbation": options.perturbation, "limit": options.limit}
+        _check_free(folder, asked)
+        records = _records(source, options)
+        document = _document(records, options.cache_dir, options.perturbation, str(options.path))
+        hold(folder)
+        _check_free(folder, asked)
+        _write(folder, asked | {"audit": document})
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(_last_words(document, folder))
+    for sentence in document["sentences"]:
+        log.log(logging.WARNING if document["flagged"] else logging.INFO, "%s%s", "warning: " if document["flagged"] else "", sentence)
+    return 0
+
+
+def _source(options: argparse.Namespace) -> Source:
+    if options.path.is_dir():
+        if options.allow_outside:
+            msg = f"--allow_outside is for manifests; {options.path} is a folder"
+            raise DataError(msg)
+        return FolderSource(str(options.path), reals=options.reals)
+    if not options.path.exists():
+        msg = f"{options.path} does not exist: name a folder of images or a manifest"
+        raise DataError(msg)
+    if options.reals:
+        msg = f"--reals is for folders; {options.path} is a file, whose column label says what is real"
+        raise DataError(msg)
+    return ManifestSource(str(options.path), allow_outside=options.allow_outside)
+
+
+def _records(source: Source, options: argparse.Namespace) -> list[Record]:
+    """The images that are asked for.
+
+    Raises:
+        DataError: There are none, or of one class only.
+    """
+    found = source.records(options.cache_dir)
+    chosen = found if options.split == "all" else [record for record in found if record.split == options.split]
+    if not chosen:
+        there = ", ".join(sorted({record.split or "none" for record in found}))
+        msg = f"no image of {options.path} is of the split {options.split}; there are: {there}"
+        raise DataError(msg)
+    if len({record.label for record in chosen}) < 2:
+        kind = "generated" if chosen[0].label == 0 else "real"
+        msg = f"{options.path} (split {options.split}) has no {kind} images: an audit compares both"
+        raise DataError(msg)
+    return limit_records(chosen, options.limit)
+
+
+def _check_free(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds anything but an earlier audit of the same images.
+
+    Raises:
+        RunError: If it does.
+    """
+    if has_results(folder) or (folder.exists() and not folder.is_dir()):
+        msg = f"{folder} holds something else already; choose another --out"
+        raise RunError(msg)
+    if not any((folder / part).exists() for part in (RESULT, "shortcuts.csv", "figures")):
+        return
+    try:
+        before = json.loads((folder / RESULT).read_text())
+        same = {name: before[name] for name in asked} == dict(asked)
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        msg = f"{folder} holds results of something else, or an audit of other images; choose another --out"
+        raise RunError(msg)
+
+
+def _write(folder: Path, found: Mapping[str, Any]) -> None:
+    from evaluation.audit import write_audit
+    from evaluation.figures.audit import save_audit
+
+    write_atomically(folder / RESULT, (json.dumps(found, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    write_audit(folder, [found["audit"]])
+    save_audit(folder / "figures", found["audit"])
+
+
+def _last_words(document: Mapping[str, Any], folder: Path) -> str:
+    from evaluation.audit import ALL, text
+
+    whole = document[ALL]
+    return "\n".join([f"{whole['n_real']} real and {whole['n_fake']} generated images", text(document), f"All results: {folder}"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -35,6 +35,7 @@ HARDWARE = ("accelerator", "devices", "strategy", "num_nodes", "enable_progress_
 NOT_COMPARED = {
     "group",
     "runs_dir",
+    "data.audit",
     "data.cache_dir",
     "data.num_workers",
     "data.extract_workers",

@@ -19,10 +19,12 @@ from cli import HARDWARE, RunError, has_results, hold, is_main_process
 from datamodules.datamodule import FeatureDataModule
 from datamodules.files import write_atomically
 from datamodules.perturbations import NAMES_HELP
+from datamodules.perturbations import expanded as expanded_presets
 from datamodules.perturbations import perturbation as find_perturbation
 from datamodules.processes import end_with_launcher
 from datamodules.sources.base import Source
 from modules.errors import UserError
+from modules.extractors.base import Extractor
 from workflow.conditions import CONDITIONS_HELP, expanded, generators_of
 from workflow.fitting import FittedDetector, as_options, check_options, fit
 
@@ -68,12 +70,32 @@ def parser() -> LightningArgumentParser:
         help="of a study: {OPTION: VALUE} of train.py for all detectors that are fitted first; a detector's own overrides come last",
     )
     built.add_argument("--train_conditions", type=list[str], default=[], help=CONDITIONS_HELP)
+    built.add_argument(
+        "--seeds",
+        type=list[int],
+        default=[],
+        help="of a study: train each detector that has no checkpoint yet once with each of these seeds; 3 and more say how far a number "
+        "depends on the seed",
+    )
+    built.add_argument(
+        "--baseline",
+        type=str | None,
+        default=None,
+        help="of a study: the detector that all others are compared with, on the same images; the first by default",
+    )
+    built.add_argument(
+        "--choose_by",
+        type=Literal["auroc", "macro_auroc", "tpr_at_fpr_0.1"] | None,
+        default=None,
+        help="of a sweep: choose the best detector on one half of the groups of images, and report it on the other",
+    )
     built.add_argument("--datasets", type=dict[str, Source] | None, default=None, help="of a study, by name: sources, as for --data.source")
     built.add_argument(
         "--perturbations",
         type=list[str] | None,
         default=None,
-        help=f"what every image goes through, each in turn; by default what the detector was trained with. {NAMES_HELP}",
+        help="what every image goes through, each in turn, or a preset that stands for several; by default what the detector was trained "
+        f"with. {NAMES_HELP}",
     )
     built.add_argument(
         "--reals_from",
@@ -106,6 +128,13 @@ def parser() -> LightningArgumentParser:
         help="test: measure the test split, or all images where the data has none; heldout: of these, what no detector was trained or "
         "validated on, nor on an image of the same group or pair; all: all images",
     )
+    built.add_subclass_arguments(
+        Extractor,
+        "matched_by",
+        required=False,
+        help="encoder by which pairs of a real image and a fake (column pair) are compared, another than the detectors' own: how far AUROC "
+        "depends on how well they match",
+    )
     built.add_subclass_arguments(Source, "data.source", required=False, help="where the images come from")
     built.add_class_arguments(FeatureDataModule, "data", skip=FROM_CHECKPOINT | TRAINING_ONLY | {"source"}, instantiate=False)
     others = set(inspect.signature(Trainer).parameters) - set(HARDWARE)
@@ -125,8 +154,11 @@ def check(options: Namespace) -> None:
     if (options.data.source is None) == (not options.datasets):
         msg = "give the images by either --data.source (one data set) or --datasets (a study, usually in a YAML file by --config)"
         raise RunError(msg)
-    for name in options.perturbations or []:
+    for name in expanded_presets(options.perturbations or []):
         find_perturbation(name)
+    if repeated := sorted({seed for seed in options.seeds if options.seeds.count(seed) > 1 or seed < 0}):
+        msg = f"--seeds: {', '.join(map(str, repeated))} is there twice, or negative; name each seed once, from 0"
+        raise RunError(msg)
     if options.checkpoint is not None and not Path(options.checkpoint).is_file():
         msg = f"--checkpoint {options.checkpoint} does not exist; name a .ckpt file under runs/NAME/checkpoints"
         raise RunError(msg)
@@ -174,7 +206,8 @@ def main(args: Sequence[str] | None = None) -> Path:
     parsed = built.parse_args(args)
     options = built.instantiate(parsed)
     check(options)
-    from workflow.study import Study, check_sources, find_targets, score_all, write_study
+    from workflow.study import Study, check_baseline, check_sources, find_targets, score_all
+    from workflow.study_results import write_study
 
     targets = find_targets(options.compare_to)
     name = run_name(options)
@@ -185,9 +218,9 @@ def main(args: Sequence[str] | None = None) -> Path:
     detectors = options.detectors or {"": FittedDetector(options.checkpoint)}
     sources = options.datasets or {options.data.source.name: options.data.source}
     check_sources(sources, Path(options.data.cache_dir), options.reals_from)
-    if options.train_conditions:
-        generators = generators_of(sources, Path(options.data.cache_dir))
-        detectors = expanded(detectors, options.train_conditions, generators)
+    generators = generators_of(sources, Path(options.data.cache_dir)) if options.train_conditions else []
+    detectors = expanded(detectors, options.train_conditions, generators, options.seeds)
+    check_baseline(options.baseline, list(detectors))
     data: dict[str, Any] = {key: value for key, value in vars(options.data).items() if key != "source"}
     shared = [f"--data.cache_dir={data['cache_dir']}", *as_options(options.overrides)]
     hardware = as_options({f"trainer.{key}": options.trainer[key] for key in HARDWARE if isinstance(options.trainer[key], PLAIN)})
@@ -195,14 +228,18 @@ def main(args: Sequence[str] | None = None) -> Path:
     study = Study(
         detectors={label: fit(label, detector, folder / "detectors", shared, hardware) for label, detector in detectors.items()},
         sources=sources,
-        perturbations=options.perturbations or [None],
+        perturbations=expanded_presets(options.perturbations or []) or [None],
         data=data,
         split=options.split,
         hardware={key: options.trainer[key] for key in HARDWARE},
+        reals_from=options.reals_from,
+        baseline=options.baseline,
+        choose_by=options.choose_by,
+        matched_by=options.matched_by,
     )
     results = score_all(study, folder / "cells")
     if is_main_process():
-        print(write_study(study, results, folder, options.reals_from, targets))
+        print(write_study(study, results, folder, targets))
     return folder
 
 

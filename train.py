@@ -29,6 +29,7 @@ def main(args: ArgsType = None) -> Path:
     end_with_launcher()
     cli = UndertowCLI(args)
     from workflow import pipeline
+    from workflow.last_words import last_words
 
     data, detector, trainer, folder = cli.datamodule, cli.model, cli.trainer, cli.run.folder
     data.features = detector.features
@@ -39,6 +40,7 @@ def main(args: ArgsType = None) -> Path:
         pipeline.prepare(detector, data)
         pipeline.extract_views(data, cli.hardware)
         data.check_looks()
+        warned = pipeline.look_for_shortcuts(data)
         pipeline.begin(detector, data)
     if detector.learns:
         fit(cli)
@@ -49,8 +51,8 @@ def main(args: ArgsType = None) -> Path:
     best = best_checkpoint(trainer) if detector.learns else pipeline.save(trainer, folder)
     scores = pipeline.score(trainer, detector, [data.val_dataloader(), data.test_dataloader()], best)
     if is_main_process():
-        metrics = pipeline.write_run(detector, data, trainer, scores, folder)
-        print(pipeline.last_words(metrics, {detector.name: detector.threshold}, folder))
+        metrics = pipeline.write_run(detector, data, trainer, scores, folder, warned)
+        print(last_words(metrics, {detector.name: detector.threshold}, folder))
     return folder
 
 

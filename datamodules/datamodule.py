@@ -13,17 +13,16 @@ from torch.utils.data import DataLoader
 
 from datamodules.batches import check_wanted
 from datamodules.cache import FeatureCache, caption_hash
-from datamodules.dataset import MEMORY, FeatureDataset, Naming, View, whole_batch
+from datamodules.dataset import MEMORY, FeatureDataset, Naming, View, check_views, whole_batch
 from datamodules.description import description
 from datamodules.duplicates import check_near_duplicates
 from datamodules.errors import DataError
-from datamodules.extraction import ShardWriting, check_captions, extraction_loader, seed_of
+from datamodules.extraction import ShardWriting, check_captions, extraction_loader
 from datamodules.families import FamilyMap, classes_of
-from datamodules.generators import check_repeats, hold_out_generators, repeats, training_generators
+from datamodules.generators import check_repeats, check_times, hold_out_generators, repeats, training_generators
 from datamodules.hashing import ContentHashes
 from datamodules.loading import training_loader
-from datamodules.perturbations import perturbation as find_perturbation
-from datamodules.records import SPLITS, Record
+from datamodules.records import SPLITS, Record, seed_of
 from datamodules.shards import Arrays, ShardReader
 from datamodules.sources.base import MEMO, Source
 from datamodules.splits import assign_splits, check_classes, check_leaks, limit_records, tokens
@@ -72,6 +71,8 @@ class FeatureDataModule(pl.LightningDataModule):
         shard_samples: Images a shard of the cache holds at most.
         memory_limit: Bytes of vectors that each split holds in memory, on each process, after they were read once; where they do not fit,
             and for pictures, every epoch reads again.
+        audit: Measure how well trivial facts of the files (format, size, JPEG quality, mean colour) tell real from generated images, and
+            warn where one does.
         evaluate_only: `test` measures the test split, or all images where the source gives no splits; `all` measures all. Not for training.
     """
 
@@ -101,18 +102,13 @@ class FeatureDataModule(pl.LightningDataModule):
         families: str | None = None,
         shard_samples: int = 1000,
         memory_limit: int = MEMORY,
+        audit: bool = True,
         evaluate_only: Literal["test", "all"] | None = None,
     ) -> None:
         super().__init__()
         views = [views] if isinstance(views, str) else views
-        for name in [perturbation, *(views or [])]:
-            find_perturbation(name)
-        if views is not None and not views:
-            msg = "data.views is empty: name perturbations, or leave it out"
-            raise DataError(msg)
-        if wrong := {pattern: times for pattern, times in (repeat or {}).items() if times < 1}:
-            msg = f"data.repeat has {wrong}: a number of times is 1 or more (train_generators leaves a generator out)"
-            raise DataError(msg)
+        check_views(perturbation, views)
+        check_times(repeat or {})
         self.source = source
         self.extractor = extractor
         self.perturbation = perturbation
@@ -137,6 +133,7 @@ class FeatureDataModule(pl.LightningDataModule):
         self.families = families
         self.shard_samples = shard_samples
         self.memory_limit = memory_limit
+        self.audit = audit
         self.evaluate_only = evaluate_only
         self.features: Sequence[str] | None = None
         self.target = "binary"

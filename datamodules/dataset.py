@@ -12,6 +12,7 @@ from datamodules.batches import stacked
 from datamodules.cache import caption_hash
 from datamodules.errors import DataError
 from datamodules.families import FamilyMap, class_numbers
+from datamodules.perturbations import perturbation
 from datamodules.records import Record
 from datamodules.shards import Arrays, ShardReader
 from modules.extractors.base import Extractor
@@ -33,6 +34,23 @@ class View:
 
     records: Sequence[Record]
     reader: ShardReader
+
+
+def check_views(own: str, views: Sequence[str] | None) -> None:
+    """Refuse perturbations that are none, and an empty list of them.
+
+    Args:
+        own: The perturbation of validation and test images.
+        views: Those of training images; None for `own` alone.
+
+    Raises:
+        DataError: With what is wrong.
+    """
+    for name in [own, *(views or [])]:
+        perturbation(name)
+    if views is not None and not views:
+        msg = "data.views is empty: name perturbations, or leave it out"
+        raise DataError(msg)
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,17 @@ def repeats(record: Record, times: Mapping[str, int]) -> int:
     return max((count for pattern, count in times.items() if _matches(names, pattern)), default=1)
 
 
+def check_times(times: Mapping[str, int]) -> None:
+    """Refuse numbers of times of `repeats` that are not 1 or more.
+
+    Raises:
+        DataError: With those.
+    """
+    if wrong := {pattern: number for pattern, number in times.items() if number < 1}:
+        message = f"data.repeat has {wrong}: a number of times is 1 or more (train_generators leaves a generator out)"
+        raise DataError(message)
+
+
 def check_repeats(records: Sequence[Record], times: Mapping[str, int]) -> None:
     """Refuse patterns of `repeats` that stand for no image.
 

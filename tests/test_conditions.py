@@ -12,15 +12,16 @@ from sklearn.metrics import roc_auc_score
 import evaluate
 from cli import RunError
 from datamodules.sources import ManifestSource
-from evaluation.comparison.matrices import matrices
+from evaluation.comparison.matrices import condition_of, matrices
 from evaluation.figures.heatmaps import save_heatmaps
+from evaluation.recompute import recompute
 from modules.detectors.checkpoint import load_detector
 from modules.errors import UserError
 from tests.embeddings import DATA, TRAINED, data_set, fitted_here, options, run, undrawn
 from workflow import fitting
 from workflow.conditions import expanded, generators_of, overrides_of
 from workflow.fitting import FittedDetector, folder_name
-from workflow.study import seen_in_training
+from workflow.study import check_baseline, seen_in_training
 
 GENERATORS = ["faces/sdxl", "faces/stylegan2", "scenes/progan"]
 
@@ -84,6 +85,38 @@ def test_conditions_become_detectors():
     assert expanded(detectors, [], GENERATORS) == detectors
 
 
+def test_each_seed_is_a_detector_of_its_own():
+    detectors = {"head": FittedDetector(config="x.yaml", overrides={"a": 1}), "ready": FittedDetector(checkpoint="y.ckpt")}
+    found = expanded(detectors, ["jpeg_40", "all"], GENERATORS, [0, 7])
+    assert list(found) == ["head@jpeg_40@seed_0", "head@jpeg_40@seed_7", "head@all@seed_0", "head@all@seed_7", "ready"]
+    assert found["head@jpeg_40@seed_7"].overrides == {"a": 1, "data.perturbation": "jpeg_40", "data.views": None, "seed_everything": 7}
+    assert list(expanded(detectors, [], GENERATORS, [3])) == ["head@seed_3", "ready"]
+
+
+@pytest.mark.parametrize("seeds", ["[0, 0]", "[-1]"])
+def test_a_seed_is_named_once_and_not_negative(written, seeds):
+    with pytest.raises(RunError, match="--seeds"):
+        evaluate.main([f"--config={written}", "--name=seeds-wrong", f"--seeds={seeds}"])
+
+
+def test_a_baseline_is_one_of_the_detectors_or_what_its_seeds_have_in_common():
+    check_baseline("head", ["head@seed_0", "head@seed_1", "other"])
+    check_baseline("other", ["head@seed_0", "other"])
+    check_baseline(None, ["a"])
+    with pytest.raises(RunError, match=r"--baseline haed: the detectors are head@seed_0, other, head"):
+        check_baseline("haed", ["head@seed_0", "other"])
+
+
+def test_a_matrix_is_of_one_seed():
+    assert [condition_of(name) for name in ("svm", "svm@seed_1", "svm@jpeg_40", "svm@jpeg_40@seed_12", "svm@generators_1_seed_2")] == [
+        ("svm", ""),
+        ("svm@seed_1", ""),
+        ("svm", "jpeg_40"),
+        ("svm@seed_12", "jpeg_40"),
+        ("svm", "generators_1_seed_2"),
+    ]
+
+
 def test_their_folders_have_names_of_their_own():
     names = [*GENERATORS, *(f"!{name}" for name in GENERATORS), "jpeg_40", "blur_2.0", "generators_1", "all"]
     folders = [folder_name(f"head@{name}") for name in names]
@@ -127,6 +160,19 @@ def test_a_matrix_of_perturbations_holds_what_the_predictions_say(jpeg):
     assert "Training condition against test condition" in (jpeg / "report.html").read_text()
     trained = [load_detector(str(jpeg / "detectors" / f"svm@{name}" / "checkpoints" / "best.ckpt"))[1] for name in names]
     assert [each["perturbation"] for each in trained] == names
+
+
+def test_every_number_of_a_study_follows_from_its_predictions(jpeg):
+    numbers, found = recompute(jpeg)
+    assert numbers > 500
+    assert found == []
+    document = json.loads((jpeg / "metrics.json").read_text())
+    assert {"comparison", "settings"} <= set(document)
+    for part in document["detectors"].values():
+        assert part["shortcuts"]["none"]["facts"]
+        assert set(part["robustness"]["perturbations"]) == {"none", "jpeg_40"}
+    for name in ("shortcuts.csv", "robustness.csv", "comparison.csv", "distributions.csv"):
+        assert (jpeg / "tables" / name).exists()
 
 
 def test_heat_maps_are_drawn(jpeg, tmp_path):

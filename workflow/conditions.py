@@ -14,6 +14,7 @@ from datamodules.records import FAKE
 from datamodules.sources.base import Source
 from workflow.fitting import FittedDetector
 
+SEED = "seed_"
 EACH, LEAVE_OUT, ALL = "each_generator", "leave_one_out", "all"
 _SEVERAL = re.compile(r"generators_(?P<most>[1-9]\d*)(?:_seed_(?P<seed>\d+))?")
 
@@ -24,19 +25,38 @@ CONDITIONS_HELP = (
 )
 
 
-def expanded(detectors: Mapping[str, FittedDetector], conditions: Sequence[str], generators: Sequence[str]) -> dict[str, FittedDetector]:
-    """The detectors under every training condition, named `detector@condition`; those that have a checkpoint as they are.
+def expanded(
+    detectors: Mapping[str, FittedDetector], conditions: Sequence[str], generators: Sequence[str], seeds: Sequence[int] = ()
+) -> dict[str, FittedDetector]:
+    """The detectors under every training condition, named `detector@condition`, and with every seed, named `…@seed_0`.
+
+    Those that have a checkpoint stay as they are.
 
     Args:
         detectors: Of the study, by name.
         conditions: As in `CONDITIONS_HELP`; none leaves the detectors as they are.
         generators: `dataset/generator` of the fakes of the study's data sets that can be trained on.
+        seeds: Of training; none leaves the configuration's own.
 
     Raises:
         RunError: A condition is none.
     """
-    if not conditions:
-        return dict(detectors)
+    conditioned = _conditioned(detectors, conditions, generators) if conditions else dict(detectors)
+    if not seeds:
+        return conditioned
+    found: dict[str, FittedDetector] = {}
+    for name, detector in conditioned.items():
+        if detector.checkpoint is not None:
+            found[name] = detector
+            continue
+        for seed in seeds:
+            found[f"{name}@{SEED}{seed}"] = replace(detector, overrides=detector.overrides | {"seed_everything": seed})
+    return found
+
+
+def _conditioned(
+    detectors: Mapping[str, FittedDetector], conditions: Sequence[str], generators: Sequence[str]
+) -> dict[str, FittedDetector]:
     names = [name for condition in conditions for name in _named(condition, generators)]
     found: dict[str, FittedDetector] = {}
     for name, detector in detectors.items():

@@ -28,7 +28,6 @@ from modules.detectors.base import Detector
 from modules.detectors.checkpoint import load_detector
 from modules.detectors.probe import Probe
 from modules.detectors.score import LEARNED, ScoreDetector
-from modules.metrics.functional import Threshold
 from modules.settings import settings_of
 from workflow.callbacks import BEST
 
@@ -103,6 +102,25 @@ def prepare(detector: Detector, data: FeatureDataModule) -> None:
         raise DataError(msg)
     if ranks and not data.keep_pairs:
         log.warning("model.pair_weight is set without data.keep_pairs: only pairs that meet in a batch by chance are ranked")
+
+
+def look_for_shortcuts(data: FeatureDataModule) -> list[str]:
+    """Say before training where a trivial fact of the files tells its fakes from its reals: a detector may learn that.
+
+    Args:
+        data: Whose training images; those that extraction has read are not read again.
+
+    Returns:
+        Sentences, which are logged as warnings; on rank 0 only, where the audit is wanted.
+    """
+    if not data.audit or not is_main_process():
+        return []
+    from workflow.audit import audit_split
+
+    _, sentences = audit_split(data, ("train",))
+    for sentence in sentences:
+        log.warning("%s", sentence)
+    return sentences
 
 
 def begin(detector: Detector, data: FeatureDataModule) -> None:
@@ -297,11 +315,13 @@ def write_run(
     """
     from evaluation.results import write_results
     from modules.detectors.checkpoint import save_weights
+    from workflow.columns import with_columns
 
     told_of_data = data.describe()
     save_weights(detector, told_of_data, folder / "checkpoints" / "best.safetensors")
     records = [record for record in data.records() if record.key in scores]
     frame = predictions_table(records, scores, detector, detector.name, data.perturbation, told_of_data["generator_families"])
+    frame = with_columns(frame, data)
     facts = {
         "detector": described(detector.settings()),
         "extractor": described(data.extractor.settings()),
@@ -358,29 +378,3 @@ def flat_metrics(metrics: dict[str, Any]) -> dict[str, float]:
         cells |= {f"tpr_at_fpr_{fpr}": cell for fpr, cell in part["tpr_at_fpr"].items()}
         flat |= {f"{prefix}/{name}": cell["value"] for name, cell in cells.items() if cell["value"] is not None}
     return flat | family_values(metrics)
-
-
-def last_words(metrics: dict[str, Any], thresholds: Mapping[str, Threshold], folder: Path) -> str:
-    """What came out, and where it lies.
-
-    Args:
-        metrics: The contents of `metrics.json`.
-        thresholds: The stored threshold of each detector, by name.
-        folder: The run directory.
-    """
-    from evaluation.tables import documents_of, perturbations_of, text
-
-    lines = []
-    documents = documents_of(metrics, "")
-    for name, document in documents.items():
-        lines.append(f"{'AUROC':>8}  {'reals':>6} {'fakes':>6}  {name}".rstrip())
-        for where, part in (document["by_generator"] | {"all": document["overall"]}).items():
-            value = part["auroc"]["value"]
-            lines.append(f"{'-' if value is None else format(value, '.3f'):>8}  {part['n_real']:>6} {part['n_fake']:>6}  {where}")
-    if len(perturbations_of(documents)) > 1:
-        lines.append(text(documents_of(metrics, next(iter(thresholds)))))
-    for name, threshold in thresholds.items():
-        found = f"no threshold: {threshold.reason}" if threshold.value is None else f"threshold {threshold.value:.4g}"
-        label = f"{name}: " if len(thresholds) > 1 else ""
-        lines.append(f"{label}{found} ({threshold.origin})")
-    return "\n".join([*lines, f"Report: {folder / 'report.html'}", f"All results: {folder}"])

@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from lightning.pytorch import Trainer
 
 from cli import RunError, is_main_process
 from datamodules.cache import caption_hash
 from datamodules.datamodule import FeatureDataModule
-from datamodules.description import concerns
 from datamodules.families import FamilyMap
 from datamodules.sources.base import Source
 from modules.detectors.base import Detector
@@ -23,6 +21,7 @@ from modules.detectors.checkpoint import build_extractor, load_detector, trained
 from modules.extractors.base import Extractor
 from modules.settings import fingerprint, settings_of
 from workflow.callbacks import StopPrediction
+from workflow.conditions import SEED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +42,10 @@ class Study:
         data: Further arguments of `FeatureDataModule`.
         split: `test` measures the test split, where a data set has one; `heldout` what of that no training saw; `all` all images.
         hardware: Arguments of the Trainer that extracts and scores.
+        reals_from: For a data set, the one whose reals its generators are measured against.
+        baseline: The detector that all others are compared with; the first by default.
+        choose_by: Of a sweep, the metric by which one detector is chosen on half of the images.
+        matched_by: Encoder by which pairs of a real image and a fake are compared.
     """
 
     detectors: Mapping[str, Path]
@@ -51,6 +54,10 @@ class Study:
     data: Mapping[str, Any]
     split: Literal["test", "heldout", "all"]
     hardware: Mapping[str, Any]
+    reals_from: Mapping[str, str] = field(default_factory=dict)
+    baseline: str | None = None
+    choose_by: str | None = None
+    matched_by: Extractor | None = None
 
 
 @dataclass(slots=True)
@@ -64,6 +71,7 @@ class Results:
         trained: What each of them was trained on, as evaluation is told.
         training: The same, as published numbers are compared by.
         modules: Data of every cell, for pictures.
+        similarities: By a fake's key how similar the real image of its pair is to it, where that was asked for.
         warnings: What a reader must know first.
     """
 
@@ -74,6 +82,7 @@ class Results:
     trained: dict[str, dict[str, Any]] = field(default_factory=dict)
     training: dict[str, dict[str, Any]] = field(default_factory=dict)
     modules: list[FeatureDataModule] = field(default_factory=list)
+    similarities: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -106,6 +115,7 @@ def score_all(study: Study, cells: Path) -> Results:
         for where, source in study.sources.items():
             for perturbation in study.perturbations:
                 data = _open(opened, study, source, described, perturbation or described["perturbation"], seen)
+                _check_pairs(study, data)
                 label = name if len(study.detectors) > 1 else ""
                 results.warnings += [sentence for sentence in _concerns(data, described, label) if sentence not in results.warnings]
                 results.modules.append(data)
@@ -114,7 +124,31 @@ def score_all(study: Study, cells: Path) -> Results:
                 what |= {"data": dict(study.data), "features": data.cache.extractor_fingerprint}
                 log.info("%s on %s, perturbation %s", name, where, data.perturbation)
                 results.tables.append(_cell(study, data, detector, name, cells / f"{fingerprint(what)}.parquet", families))
+    results.similarities = _similarities(study, results)
     return results
+
+
+def _similarities(study: Study, results: Results) -> dict[str, float]:
+    """How similar the images of each pair are, by an encoder that is none of the detectors' own."""
+    from workflow.embeddings import pair_similarities
+
+    if study.matched_by is None:
+        return {}
+    records = {record.key: record for data in results.modules for record in data.records()}
+    options = {name: study.data[name] for name in ("cache_dir", "extract_batch_size", "extract_workers") if name in study.data}
+    return pair_similarities(list(records.values()), study.matched_by, hardware=copy.deepcopy(dict(study.hardware)), **options)
+
+
+def _check_pairs(study: Study, data: FeatureDataModule) -> None:
+    """Find out, before anything is scored, what an audit of pairs by `matched_by` would fail on."""
+    from workflow.embeddings import check_other_encoder
+
+    if study.matched_by is None:
+        return
+    check_other_encoder(study.matched_by, [data.extractor])
+    if not any(record.pair for record in data.records()) and len(study.sources) == 1:
+        msg = "matched_by compares pairs, and no image has a pair: a manifest's column pair names them, SynRISSource knows them"
+        raise RunError(msg)
 
 
 def seen_in_training(checkpoints: Iterable[Path]) -> set[int]:
@@ -131,6 +165,19 @@ def seen_in_training(checkpoints: Iterable[Path]) -> set[int]:
             raise RunError(msg)
         seen |= set(trained.tolist())
     return seen
+
+
+def check_baseline(baseline: str | None, detectors: Sequence[str]) -> None:
+    """Refuse a baseline that is none of the detectors, nor the name that several seeds of one share.
+
+    Raises:
+        RunError: With the names that there are.
+    """
+    names = dict.fromkeys([*detectors, *(name.rpartition(f"@{SEED}")[0] for name in detectors)])
+    names.pop("", None)
+    if baseline is not None and baseline not in names:
+        msg = f"--baseline {baseline}: the detectors are {', '.join(names)}"
+        raise RunError(msg)
 
 
 def check_sources(sources: Mapping[str, Source], cache_dir: Path, reals_from: Mapping[str, str] | None) -> None:
@@ -250,69 +297,6 @@ def find_targets(path: str | None) -> "Targets | None":
         raise RunError(msg) from error
 
 
-def write_study(study: Study, results: Results, folder: Path, reals_from: Mapping[str, str], targets: "Targets | None" = None) -> str:
-    """Write predictions, metrics, tables, figures and report of a study; gives its last words. On rank 0 only.
-
-    Args:
-        study: What was evaluated on what.
-        results: What was found.
-        folder: The run directory.
-        reals_from: For a data set, the one whose reals its generators are measured against.
-        targets: Published numbers to put beside the measured ones.
-    """
-    import pandas as pd
-
-    from evaluation.comparison import compared, generalisation, matrices
-    from evaluation.results import write_results
-    from evaluation.tables import documents_of
-    from workflow import pipeline
-
-    frame = pd.concat(results.tables, ignore_index=True)
-    thresholds = {name: detector.threshold for name, detector in results.detectors.items()}
-    several = len(study.sources) > 1
-    told = [f"{data.source.name}: {sentence}" if several else sentence for data in results.modules for sentence in concerns(data)]
-    warnings = list(dict.fromkeys([*results.warnings, *told]))
-    if len(frame["dataset"].unique()) > 1:
-        warnings.append("Numbers over all images pool several data sets, whose scores may differ for other reasons than generation.")
-    for sentence in warnings:
-        log.warning("%s", sentence)
-    facts = {f"detector {name}": pipeline.described(detector.settings()) for name, detector in results.detectors.items()}
-    facts |= {f"checkpoint of {name or 'it'}": str(path) for name, path in study.detectors.items()}
-    facts |= {f"data {name}": pipeline.described(settings_of(source)) for name, source in study.sources.items()}
-    facts |= {"perturbations": ", ".join(dict.fromkeys(data.perturbation for data in results.modules))}
-    facts |= {"extractor": "; ".join(dict.fromkeys(pipeline.described(data.extractor.settings()) for data in results.modules))}
-    one = next(iter(thresholds.values())) if len(thresholds) == 1 else thresholds
-    settings = {
-        name: {
-            "detector": results.settings[name],
-            "extractor": extractor.settings()["init_args"],
-            "training": compared.training_of(**results.training[name]),
-        }
-        for name, extractor in results.extractors.items()
-    }
-    metrics = write_results(
-        folder,
-        frame,
-        one,
-        _pictures(results),
-        facts,
-        warnings=warnings,
-        reals_from=reals_from,
-        targets=targets,
-        settings=settings,
-        trained=results.trained,
-        vectors=_vectors(results),
-    )
-    words = pipeline.last_words(metrics, thresholds, folder)
-    told_of = [matrices.text(documents_of(metrics, next(iter(thresholds))), results.trained)]
-    told_of += [generalisation.text(metrics["generalisation"])] if "generalisation" in metrics else []
-    words = "\n".join([*(text for text in told_of if text), words])
-    if targets is None:
-        return words
-    documents = documents_of(metrics, next(iter(thresholds)))
-    return f"{compared.text(targets, compared.compare(targets, documents, settings))}\n{words}"
-
-
 def training(described: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint says of its detector's training images: arguments of `compared.training_of`."""
     return {
@@ -321,30 +305,3 @@ def training(described: Mapping[str, Any]) -> dict[str, Any]:
         "images": described.get("trained_images"),
         "datasets": described.get("trained_datasets"),
     }
-
-
-def _vectors(results: Results) -> dict[str, Any]:
-    """By detector a function that gives the vectors which it saw of images as they are, for a map of them."""
-    from workflow import pipeline
-
-    clean = [data for data in results.modules if data.perturbation == "none"]
-    found: dict[str, Any] = {}
-    for name, detector in results.detectors.items():
-        own = [data for data in clean if data.extractor.settings() == results.extractors[name].settings()]
-        loads = {key: load for data in own if (load := pipeline.vectors(data, detector)) for key in (r.key for r in data.records())}
-        if loads:
-            found[name] = lambda keys, loads=loads: np.concatenate([loads[key]([key]) for key in keys])
-    return found
-
-
-def _pictures(results: Results) -> Any:
-    """The pictures that the detectors saw of an image, by key; of the first cell that has it."""
-    from workflow import pipeline
-
-    names = list(dict.fromkeys(name for detector in results.detectors.values() for name in detector.pictures))
-    where = {record.key: data for data in reversed(results.modules) for record in data.records()}
-
-    def load(key: str) -> Any:
-        return pipeline.pictures(where[key], [record for record in where[key].records() if record.key == key], names)(key)
-
-    return load

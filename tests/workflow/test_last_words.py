@@ -4,7 +4,7 @@ import pandas as pd
 
 from evaluation.statistics import metrics_document
 from tests.evaluation.rows import THRESHOLD, usual_table
-from workflow.pipeline import last_words
+from workflow.last_words import last_words
 
 
 def test_one_detector_has_its_generators_and_no_table_of_perturbations(tmp_path):

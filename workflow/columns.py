@@ -1,0 +1,32 @@
+"""What a predictions table says of its images besides scores: pairs, and facts of the files for the audit."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from datamodules.datamodule import FeatureDataModule
+from datamodules.facts import Facts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def with_columns(table: "pd.DataFrame", data: FeatureDataModule, similarities: Mapping[str, float] | None = None) -> "pd.DataFrame":
+    """The rows with the columns `pair`, `pair_similarity` and `fact_*`, those of them that any row has a value of.
+
+    Args:
+        table: Rows of the predictions table of one data set and perturbation.
+        data: What was scored.
+        similarities: By a fake's key how similar the real image of its pair is to it (see `workflow.embeddings.pair_similarities`).
+    """
+    keys = set(table["key"])
+    records = [record for record in data.records() if record.key in keys]
+    columns: dict[str, dict[str, float | str]] = {
+        "pair": {record.key: record.pair for record in records if record.pair},
+        "pair_similarity": {key: value for key, value in (similarities or {}).items() if key in keys},
+    }
+    if data.audit:
+        for key, facts in Facts(Path(data.cache_dir)).of(records, data.perturbation).items():
+            for name, value in facts.items():
+                columns.setdefault(name, {})[key] = value
+    return table.assign(**{name: table["key"].map(found) for name, found in columns.items() if found})

@@ -85,10 +85,14 @@ class ImageDataset(Dataset[Prepared | Failure | None]):
         perturbation_name: What they go through before that.
         at_least: Length that is filled up with None: every rank must get a batch to come by the barriers, and Lightning's sampler
             refuses fewer samples than ranks.
+        noted: Whether a perceptual hash and the facts of each image are made as well, for the checks of a data set.
     """
 
-    def __init__(self, records: Sequence[Record], extractor: Extractor, perturbation_name: str, at_least: int = 0) -> None:
+    def __init__(
+        self, records: Sequence[Record], extractor: Extractor, perturbation_name: str, at_least: int = 0, noted: bool = True
+    ) -> None:
         self.at_least = at_least
+        self.noted = noted
         self.records = records
         self.extractor = extractor
         self.perturb = perturbation_name
@@ -110,8 +114,8 @@ class ImageDataset(Dataset[Prepared | Failure | None]):
             record=record,
             pixels=prepared,
             short_side=float(min(decoded.width, decoded.height)),
-            look=perceptual_hash(decoded.pixels),
-            facts=facts_of(decoded, pixels, self.perturb),
+            look=perceptual_hash(decoded.pixels) if self.noted else "",
+            facts=facts_of(decoded, pixels, self.perturb) if self.noted else {},
         )
 
 

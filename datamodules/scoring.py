@@ -225,7 +225,7 @@ class Scorer:
         """Results by path, a batch at a time."""
         if not records:
             return
-        datasets = [ImageDataset(records, self.extractor, name) for name in self.views]
+        datasets = [ImageDataset(records, self.extractor, name, noted=False) for name in self.views]
         workers = min(self.workers, -(-len(records) // self.batch_size))
         loader = DataLoader(
             Views(datasets), batch_size=self.batch_size, num_workers=workers, collate_fn=collate_views, worker_init_fn=_leave_signals

@@ -28,6 +28,10 @@ def concerns(document: Mapping[str, Any]) -> list[str]:
     found = []
     if document["threshold"]["value"] is None:
         found.append(f"There is no threshold, so no image is called real or fake: {document['threshold']['reason']}.")
+    for under, audited in document.get("shortcuts", {}).items():
+        if audited["flagged"]:
+            after = "" if under == "none" else f" under {under}"
+            found.append(f"Shortcut{after}: {audited['sentences'][0]}")
     without: dict[tuple[bool, str], list[str]] = {}
     for name, record in {"all images": document["overall"], **document["by_generator"]}.items():
         cell = record["auroc"]

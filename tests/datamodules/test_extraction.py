@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.batches import ImageDataset
 from datamodules.datamodule import FeatureDataModule
 from datamodules.duplicates import PerceptualHashes, perceptual_hash
 from datamodules.errors import DataError
@@ -19,6 +20,7 @@ from datamodules.perturbations import perturbation as named
 from datamodules.records import Record, seed_of
 from datamodules.sources import ManifestSource
 from modules.errors import UnusableImageError
+from modules.extractors import ImageExtractor
 from modules.extractors.base import Extractor
 
 
@@ -391,3 +393,16 @@ def test_an_image_that_a_perturbation_cannot_be_applied_to_is_a_recorded_skip(da
     manifest = json.loads((data.cache.folder / "manifest.json").read_text())
     assert manifest["counts"] == {"images": 0, "failures": 12}
     assert "crop" in manifest["failures"][0]["reason"]
+
+
+def test_what_only_a_data_set_needs_is_not_made_for_verdicts(monkeypatch, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)).save(tmp_path / "a.png")
+    record = Record("0" * 32, 0, "photos", "camera", path=str(tmp_path / "a.png"))
+    noted = ImageDataset([record], ImageExtractor(), "none")[0]
+    assert noted.look
+    assert noted.facts
+    for name in ("perceptual_hash", "facts_of"):
+        monkeypatch.setattr(f"datamodules.batches.{name}", lambda *_: pytest.fail("measured"))
+    plain = ImageDataset([record], ImageExtractor(), "none", noted=False)[0]
+    assert torch.equal(plain.pixels, noted.pixels)
+    assert not plain.facts

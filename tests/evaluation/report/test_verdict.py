@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import pytest
 
+from evaluation.audit import audit
 from evaluation.report.verdict import concerns, findings
 from evaluation.statistics import metrics_document
 from modules.metrics.functional import Threshold
@@ -34,6 +35,19 @@ def test_without_a_threshold_the_reason_is_told():
     told, worries = said(Threshold(None, None, 0, "nothing was fitted"))
     assert "Here it calls" not in told
     assert "no image is called real or fake: nothing was fitted." in worries
+
+
+def test_a_flagged_shortcut_is_a_concern_and_an_unflagged_one_is_none():
+    table = usual_table().assign(fact_bytes=lambda rows: 100.0 + 50 * rows["label"] + rows.groupby("label").cumcount() % 7)
+    document = metrics_document(table, Threshold(0.5, 0.05, 99), resamples=10)
+    flagged = audit(table)
+    assert flagged["flagged"] > 0
+    assert f"Shortcut: {flagged['sentences'][0]}" in concerns(document | {"shortcuts": {"none": flagged}})
+    under = concerns(document | {"shortcuts": {"equalise_48": flagged}})
+    assert any(sentence.startswith("Shortcut under equalise_48: ") for sentence in under)
+    silent = audit(table.assign(fact_bytes=lambda rows: rows.groupby("label").cumcount() % 7 * 1.0))
+    assert silent["flagged"] == 0
+    assert not any("Shortcut" in sentence for sentence in concerns(document | {"shortcuts": {"none": silent}}))
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,17 @@ import yaml
 
 import evaluate
 from cli import UndertowCLI
-from datamodules.perturbations import perturbation
+from datamodules.perturbations import PRESETS, expanded, perturbation
+from evaluation.comparison import read_targets
 from modules import extractors
-from workflow.fitting import as_options
+from workflow.conditions import expanded as with_conditions
+from workflow.fitting import FittedDetector, as_options
+from workflow.study import check_baseline
 
 CONFIGS = sorted(str(path) for path in Path("configs").glob("*.yaml"))
 ABLATIONS = sorted(str(path) for path in Path("configs/ablations").glob("*.yaml"))
 INVERSION = [config for config in CONFIGS if "detectors.FakeInversion" in Path(config).read_text()]
+STUDIES = sorted(str(path) for path in Path("configs/studies").glob("*.yaml"))
 CHANNELS = {"rgb": 3, "residual": 3, "channels_9": 9, "channels_12": 12}
 
 
@@ -69,12 +73,12 @@ def test_the_paper_is_what_the_config_says(capsys):
     assert printed["model"]["init_args"]["crop"] == 224
 
 
-@pytest.mark.parametrize("study", sorted(str(path) for path in Path("configs/studies").glob("*.yaml")))
+@pytest.mark.parametrize("study", STUDIES)
 def test_every_detector_of_a_study_is_one_that_train_accepts(study, capsys):
     """With the study's options and its own laid over its configuration, and an extractor and a detector that exist with these arguments."""
     parsed = evaluate.parser().parse_args(["--config", study])
     assert parsed.perturbations
-    for name in parsed.perturbations:
+    for name in expanded(parsed.perturbations):
         perturbation(name)
     for name, detector in parsed.detectors.items():
         assert all(Path(path).is_file() for path in [detector.config] if isinstance(path, str)), name
@@ -89,6 +93,80 @@ def test_every_detector_of_a_study_is_one_that_train_accepts(study, capsys):
             where = extractor if rest.startswith("extractor.") else model if section == "model" else None
             if where is not None and "." not in inner and not isinstance(value, dict):
                 assert where["init_args"][inner] == value, f"{name}: {option}"
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_what_a_study_compares_is_there(study):
+    """A baseline among its detectors, published numbers by the names of its own, an encoder of pairs that no detector uses, its command."""
+    text = Path(study).read_text()
+    assert f"evaluate.py --config {study}" in text
+    told, parsed = yaml.safe_load(text), evaluate.parser().parse_args(["--config", study])
+    fitted = {name: FittedDetector(**each) for name, each in told["detectors"].items()}
+    detectors = with_conditions(fitted, parsed.train_conditions, ["a/b"], parsed.seeds)
+    check_baseline(parsed.baseline, list(detectors))
+    assert len(detectors) > 1
+    if parsed.compare_to:
+        assert {row.detector for row in read_targets(Path(parsed.compare_to)).rows} <= detectors.keys()
+    if "matched_by" in told:
+        encoder = told["matched_by"]["init_args"]["encoder"]
+        assert all(encoder not in Path(path).read_text() for detector in fitted.values() for path in detector.files())
+    assert ("sweep_" in study) == (parsed.choose_by is not None)
+
+
+def inverted(study):
+    """By detector the channels that its network sees, and what decides over its features: captions and steps."""
+    told = yaml.safe_load(Path(study).read_text())
+    found = {}
+    for name, detector in told["detectors"].items():
+        base, ablation = (yaml.safe_load(Path(path).read_text()) for path in detector["config"])
+        own = detector.get("overrides", {})
+        assert all(option.startswith("data.extractor.") for option in own)
+        features = base["data"]["extractor"]["init_args"] | {option.rpartition(".")[2]: value for option, value in own.items()}
+        found[name] = (3 * len(ablation["model"]["init_args"]["inputs"]), features["prompt_source"], features["steps"], str(features))
+    return told, found
+
+
+@pytest.mark.parametrize(("study", "steps"), [("ablations", (50, 20, 10)), ("ablations_builtin", (10, 5, 3))])
+def test_the_ablations_are_all_there_one_at_a_time_and_share_features(study, steps):
+    told, found = inverted(f"configs/studies/{study}.yaml")
+    assert told["seeds"] == [0, 1, 2]
+    captions = found["channels_9"][1]
+    assert captions != "empty"
+    assert {each[:3] for each in found.values()} == {
+        *((channels, captions, steps[0]) for channels in (3, 9, 12)),
+        (9, "empty", steps[0]),
+        *((9, captions, fewer) for fewer in steps[1:]),
+    }
+    same = {found[name][3] for name in ("rgb", "residual", "channels_9", "channels_12")}
+    assert len(same) == 1
+    assert len({each[3] for each in found.values()}) == 4
+    assert told["baseline"] == "channels_9"
+
+
+@pytest.mark.parametrize(("study", "name"), [("equalised", "equalise_224"), ("equalised_builtin", "equalise_48")])
+def test_the_equalised_arm_trains_and_tests_under_both(study, name):
+    told = yaml.safe_load(Path(f"configs/studies/{study}.yaml").read_text())
+    assert told["train_conditions"] == told["perturbations"] == ["none", name]
+
+
+@pytest.mark.parametrize("study", ["robustness", "robustness_builtin"])
+def test_robustness_is_measured_under_the_whole_preset(study):
+    told = yaml.safe_load(Path(f"configs/studies/{study}.yaml").read_text())
+    assert expanded(told["perturbations"]) == list(PRESETS["robustness"])
+    assert len(told["detectors"]) == 3
+
+
+@pytest.mark.parametrize("study", ["likelihood", "likelihood_builtin"])
+def test_the_likelihood_study_names_columns_that_its_models_have(study):
+    parsed = evaluate.parser().parse_args(["--config", f"configs/studies/{study}.yaml"])
+    models = parsed.overrides["data.extractor.models"]
+    columns = {f"{model}.{column}" for model in models for column in ("log_likelihood", "log_prior", "reconstruction")}
+    statistics = {name: detector.overrides["model.statistic"] for name, detector in parsed.detectors.items()}
+    assert set(statistics.values()) <= columns
+    assert {f"{model}.log_likelihood" for model in models} <= set(statistics.values())
+    for name, statistic in statistics.items():  # a large distance, a small likelihood
+        larger = parsed.detectors[name].overrides.get("model.orientation") == "larger_is_fake"
+        assert larger == statistic.endswith("reconstruction")
 
 
 def test_a_statistic_of_a_config_is_a_column_of_its_extractor(capsys):

@@ -154,6 +154,9 @@ def check(options: Namespace) -> None:
     if (options.data.source is None) == (not options.datasets):
         msg = "give the images by either --data.source (one data set) or --datasets (a study, usually in a YAML file by --config)"
         raise RunError(msg)
+    if options.seeds and all(detector.checkpoint is not None for detector in (options.detectors or {}).values()):
+        msg = "--seeds is for detectors that are trained first; all that are named have a checkpoint"
+        raise RunError(msg)
     for name in expanded_presets(options.perturbations or []):
         find_perturbation(name)
     if repeated := sorted({seed for seed in options.seeds if options.seeds.count(seed) > 1 or seed < 0}):
@@ -206,7 +209,7 @@ def main(args: Sequence[str] | None = None) -> Path:
     parsed = built.parse_args(args)
     options = built.instantiate(parsed)
     check(options)
-    from workflow.study import Study, check_baseline, check_sources, find_targets, score_all
+    from workflow.study import Study, check_pairs, check_sources, chosen_baseline, find_targets, score_all
     from workflow.study_results import write_study
 
     targets = find_targets(options.compare_to)
@@ -220,7 +223,12 @@ def main(args: Sequence[str] | None = None) -> Path:
     check_sources(sources, Path(options.data.cache_dir), options.reals_from)
     generators = generators_of(sources, Path(options.data.cache_dir)) if options.train_conditions else []
     detectors = expanded(detectors, options.train_conditions, generators, options.seeds)
-    check_baseline(options.baseline, list(detectors))
+    baseline = chosen_baseline(options.baseline, list(detectors))
+    if options.choose_by is not None and len(detectors) < 2:
+        msg = "--choose_by chooses among detectors, and there is one only"
+        raise RunError(msg)
+    if options.matched_by is not None:
+        check_pairs(sources, Path(options.data.cache_dir))
     data: dict[str, Any] = {key: value for key, value in vars(options.data).items() if key != "source"}
     shared = [f"--data.cache_dir={data['cache_dir']}", *as_options(options.overrides)]
     hardware = as_options({f"trainer.{key}": options.trainer[key] for key in HARDWARE if isinstance(options.trainer[key], PLAIN)})
@@ -233,7 +241,7 @@ def main(args: Sequence[str] | None = None) -> Path:
         split=options.split,
         hardware={key: options.trainer[key] for key in HARDWARE},
         reals_from=options.reals_from,
-        baseline=options.baseline,
+        baseline=baseline,
         choose_by=options.choose_by,
         matched_by=options.matched_by,
     )

@@ -1,6 +1,6 @@
 """All that `metrics.json` holds, from the predictions table and what stands in `metrics.json` itself: thresholds, seed, settings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -130,9 +130,17 @@ def _shortcuts(rows: pd.DataFrame, reals_from: Mapping[str, str] | None) -> dict
     """What trivial facts tell under each perturbation that the audit looks at, where the table has facts."""
     if not any(str(name).startswith("fact_") for name in rows.columns):
         return {}
-    found = [str(name) for name in rows["perturbation"].unique()]
-    chosen = [name for name in found if name == CLEAN or name.startswith(EQUALISED)] or found[:1]
+    chosen = audited_perturbations([str(name) for name in rows["perturbation"].unique()])
     return {name: audit(rows[rows["perturbation"] == name], reals_from) for name in chosen}
+
+
+def audited_perturbations(names: Sequence[str]) -> list[str]:
+    """The perturbations under which facts are looked at: none and those that equalise, or the first where there are no such.
+
+    Args:
+        names: Those that there are.
+    """
+    return [name for name in names if name == CLEAN or name.startswith(EQUALISED)] or list(names[:1])
 
 
 def _matched(rows: pd.DataFrame, reals_from: Mapping[str, str] | None, resamples: int, seed: int) -> dict[str, Any]:

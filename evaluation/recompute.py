@@ -17,19 +17,26 @@ from evaluation.predictions import read_predictions
 TOLERANCE = 1e-9  # relative; another version of a library may sum in another order
 _SHOWN = 10
 
-Leaf = tuple[str, Any]
+Leaf = tuple[tuple[str | int, ...], Any]
+INPUTS = ("threshold", "settings")
+"""Parts of a document that are given, not computed."""
 
 
-def leaves(document: Any, place: str = "") -> Iterator[Leaf]:
-    """All values of a document with their places, such as `overall.auroc.low`; an empty list or object is a value, too."""
+def leaves(document: Any, place: tuple[str | int, ...] = ()) -> Iterator[Leaf]:
+    """All values of a document with their places, such as `("overall", "auroc", "low")`; an empty list or object is a value, too."""
     if isinstance(document, Mapping) and document:
         for name, part in document.items():
-            yield from leaves(part, f"{place}.{name}" if place else str(name))
+            yield from leaves(part, (*place, str(name)))
     elif isinstance(document, list) and document:
         for number, part in enumerate(document):
-            yield from leaves(part, f"{place}[{number}]")
+            yield from leaves(part, (*place, number))
     else:
         yield place, document
+
+
+def shown(place: Sequence[str | int]) -> str:
+    """A place in words: `overall.auroc.low`, `seeds.bases[0].n_images`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")
 
 
 def differences(stored: Mapping[str, Any], again: Mapping[str, Any]) -> list[str]:
@@ -40,13 +47,15 @@ def differences(stored: Mapping[str, Any], again: Mapping[str, Any]) -> list[str
         again: What was computed anew.
     """
     before, after = dict(leaves(stored)), dict(leaves(again))
-    found = [f"{place} is stored, and is not computed" for place in before.keys() - after.keys()]
-    found += [f"{place} is computed, and is not stored" for place in after.keys() - before.keys()]
-    found += [f"{place}: {value!r} stored, {after[place]!r} computed" for place, value in before.items() if _differ(place, value, after)]
+    found = [f"{shown(place)} is stored, and is not computed" for place in before.keys() - after.keys()]
+    found += [f"{shown(place)} is computed, and is not stored" for place in after.keys() - before.keys()]
+    found += [
+        f"{shown(place)}: {value!r} stored, {after[place]!r} computed" for place, value in before.items() if _differ(place, value, after)
+    ]
     return sorted(found)
 
 
-def _differ(place: str, value: Any, after: Mapping[str, Any]) -> bool:
+def _differ(place: tuple[str | int, ...], value: Any, after: Mapping[tuple[str | int, ...], Any]) -> bool:
     if place not in after:
         return False
     other = after[place]
@@ -75,8 +84,13 @@ def recompute(run: Path) -> tuple[int, list[str]]:
         message = f"{table} is missing: without it nothing can be computed again"
         raise ValueError(message)
     # As JSON has it: a tuple is a list, a key is text.
-    again = json.loads(json.dumps(recomputed(read_predictions(table), stored), allow_nan=False))
-    numbers = sum(isinstance(value, int | float) and not isinstance(value, bool) for _, value in leaves(stored))
+    try:
+        again = json.loads(json.dumps(recomputed(read_predictions(table), stored), allow_nan=False))
+    except (AttributeError, KeyError, TypeError) as error:
+        message = f"{path} is not what this version writes ({type(error).__name__}: {error}): evaluate again"
+        raise ValueError(message) from error
+    computed = [value for place, value in leaves(stored) if not set(INPUTS) & set(place[:3])]
+    numbers = sum(isinstance(value, int | float) and not isinstance(value, bool) for value in computed)
     return numbers, differences(stored, again)
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 import warnings as python_warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +142,10 @@ def _write_all_tables(folder: Path, metrics: Mapping[str, Any], documents: Docum
 
 def _save_all_figures(folder: Path, frame: pd.DataFrame, documents: Documents, reals_from: Mapping[str, str] | None) -> None:
     """The figures of each detector in a folder of its own where there are several, and one of all."""
-    clean = {}
+    clean, folders = {}, _folders(documents)
     for name, document in documents.items():
         rows, threshold = frame[frame["detector"] == name], document["threshold"]["value"]
-        own = folder / _folder(name) if len(documents) > 1 else folder
+        own = folder / folders[name] if len(documents) > 1 else folder
         clean[name] = clean_rows(rows)
         for perturbation, audited in document.get("shortcuts", {}).items():
             save_audit(own if perturbation == CLEAN else own / perturbation, audited)
@@ -166,8 +166,9 @@ def _write_classes_and_maps(
 ) -> dict[str, EmbeddingMap | str]:
     """Confusion matrices and maps of embeddings of each detector as figures and tables; the maps, or why there is none, by detector."""
     maps: dict[str, EmbeddingMap | str] = {}
+    folders = _folders(documents)
     for name, document in documents.items():
-        figures, tables = (run_dir / kind / _folder(name) if len(documents) > 1 else run_dir / kind for kind in ("figures", "tables"))
+        figures, tables = (run_dir / kind / folders[name] if len(documents) > 1 else run_dir / kind for kind in ("figures", "tables"))
         if "families" in document:
             save_confusions(figures, document["families"]["confusion"])
             write_confusions(tables, document["families"]["confusion"])
@@ -191,6 +192,14 @@ def write_metrics(path: Path, metrics: Mapping[str, Any]) -> Path:
     return path
 
 
-def _folder(detector: str) -> str:
-    """A detector's name as that of one folder."""
-    return re.sub(r"[^\w@+-]+", "_", detector)
+def _folders(detectors: Iterable[str]) -> dict[str, str]:
+    """The names of detectors as those of folders, each another one."""
+    found: dict[str, str] = {}
+    for detector in detectors:
+        plain = name = re.sub(r"[^\w@+-]+", "_", detector)
+        number = 1
+        while name in found.values():
+            number += 1
+            name = f"{plain}-{number}"
+        found[detector] = name
+    return found

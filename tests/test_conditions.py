@@ -21,7 +21,7 @@ from tests.embeddings import DATA, TRAINED, data_set, fitted_here, options, run,
 from workflow import fitting
 from workflow.conditions import expanded, generators_of, overrides_of
 from workflow.fitting import FittedDetector, folder_name
-from workflow.study import check_baseline, seen_in_training
+from workflow.study import chosen_baseline, seen_in_training
 
 GENERATORS = ["faces/sdxl", "faces/stylegan2", "scenes/progan"]
 
@@ -100,11 +100,12 @@ def test_a_seed_is_named_once_and_not_negative(written, seeds):
 
 
 def test_a_baseline_is_one_of_the_detectors_or_what_its_seeds_have_in_common():
-    check_baseline("head", ["head@seed_0", "head@seed_1", "other"])
-    check_baseline("other", ["head@seed_0", "other"])
-    check_baseline(None, ["a"])
+    assert chosen_baseline("head", ["head@seed_0", "head@seed_1", "other"]) == "head"
+    assert chosen_baseline("head", ["head@seed_0", "other"]) == "head@seed_0"
+    assert chosen_baseline("other", ["head@seed_0", "other"]) == "other"
+    assert chosen_baseline(None, ["a"]) is None
     with pytest.raises(RunError, match=r"--baseline haed: the detectors are head@seed_0, other, head"):
-        check_baseline("haed", ["head@seed_0", "other"])
+        chosen_baseline("haed", ["head@seed_0", "other"])
 
 
 def test_a_matrix_is_of_one_seed():

@@ -11,22 +11,30 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def with_columns(table: "pd.DataFrame", data: FeatureDataModule, similarities: Mapping[str, float] | None = None) -> "pd.DataFrame":
+def with_columns(
+    table: "pd.DataFrame",
+    data: FeatureDataModule,
+    similarities: Mapping[tuple[str, str], float] | None = None,
+    facts: bool = True,
+) -> "pd.DataFrame":
     """The rows with the columns `pair`, `pair_similarity` and `fact_*`, those of them that any row has a value of.
 
     Args:
         table: Rows of the predictions table of one data set and perturbation.
         data: What was scored.
-        similarities: By a fake's key how similar the real image of its pair is to it (see `workflow.embeddings.pair_similarities`).
+        similarities: By a fake's data set and key how similar the real image of its pair is to it (see
+            `workflow.embeddings.pair_similarities`).
+        facts: Whether there are to be columns of facts, where the audit is wanted at all.
     """
     keys = set(table["key"])
     records = [record for record in data.records() if record.key in keys]
+    known = similarities or {}
     columns: dict[str, dict[str, float | str]] = {
         "pair": {record.key: record.pair for record in records if record.pair},
-        "pair_similarity": {key: value for key, value in (similarities or {}).items() if key in keys},
+        "pair_similarity": {each.key: known[each.dataset, each.key] for each in records if (each.dataset, each.key) in known},
     }
-    if data.audit:
-        for key, facts in Facts(Path(data.cache_dir)).of(records, data.perturbation).items():
-            for name, value in facts.items():
+    if facts and data.audit:
+        for key, told in Facts(Path(data.cache_dir)).of(records, data.perturbation).items():
+            for name, value in told.items():
                 columns.setdefault(name, {})[key] = value
     return table.assign(**{name: table["key"].map(found) for name, found in columns.items() if found})

@@ -140,7 +140,8 @@ def pair_similarities(
     feature: str | None = None,
     extract_batch_size: int = 16,
     extract_workers: int = 0,
-) -> dict[str, float]:
+    reals_from: Mapping[str, str] | None = None,
+) -> dict[tuple[str, str], float]:
     """How similar each fake is to the real image of its pair.
 
     Args:
@@ -151,24 +152,27 @@ def pair_similarities(
         feature: Name of the extractor's feature; by default its only vector.
         extract_batch_size: Images an extraction batch.
         extract_workers: Processes that decode images during extraction.
+        reals_from: For a data set, the one whose real images its pairs name; its own by default.
 
     Returns:
-        Cosine similarity in [−1, 1] by the fake's key, of the most similar one where its pair has several real images; without fakes
-        whose embedding, or whose real image's, is not known.
+        Cosine similarity in [−1, 1] by the fake's data set and key, of the most similar one where its pair has several real images;
+        without fakes whose embedding, or whose real image's, is not known.
     """
-    sides: defaultdict[str, dict[int, list[Record]]] = defaultdict(lambda: {REAL: [], FAKE: []})
+    sides: defaultdict[tuple[str, str], dict[int, list[Record]]] = defaultdict(lambda: {REAL: [], FAKE: []})
     for record in records:
         if record.pair:
-            sides[record.pair][record.label].append(record)
+            of = record.dataset if record.label == REAL else (reals_from or {}).get(record.dataset, record.dataset)
+            sides[of, record.pair][record.label].append(record)
     whole = [side for side in sides.values() if side[REAL] and side[FAKE]]
-    images = [record for side in whole for part in side.values() for record in part]
+    # One content has one key in every source, and one embedding.
+    images = list({record.key: record for side in whole for part in side.values() for record in part}.values())
     vectors = embed(images, extractor, cache_dir, hardware, "pairs", feature, extract_batch_size, extract_workers)
     found = {}
     for side in whole:
         reals = [vectors[record.key] for record in side[REAL] if record.key in vectors]
         for fake in side[FAKE]:
             if reals and fake.key in vectors:
-                found[fake.key] = max(cosine(vectors[fake.key], real) for real in reals)
+                found[fake.dataset, fake.key] = max(cosine(vectors[fake.key], real) for real in reals)
     return found
 
 

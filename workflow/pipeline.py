@@ -117,10 +117,13 @@ def look_for_shortcuts(data: FeatureDataModule) -> list[str]:
         return []
     from workflow.audit import audit_split
 
-    _, sentences = audit_split(data, ("train",))
-    for sentence in sentences:
+    found = []
+    for view in data.training_views:
+        _, sentences = audit_split(data.at(view), ("train",))
+        found += [f"{sentence} (under {view})" if view != "none" else sentence for sentence in sentences]
+    for sentence in found:
         log.warning("%s", sentence)
-    return sentences
+    return found
 
 
 def begin(detector: Detector, data: FeatureDataModule) -> None:

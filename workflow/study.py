@@ -71,7 +71,7 @@ class Results:
         trained: What each of them was trained on, as evaluation is told.
         training: The same, as published numbers are compared by.
         modules: Data of every cell, for pictures.
-        similarities: By a fake's key how similar the real image of its pair is to it, where that was asked for.
+        similarities: By a fake's data set and key how similar the real image of its pair is to it, where that was asked for.
         warnings: What a reader must know first.
     """
 
@@ -82,7 +82,7 @@ class Results:
     trained: dict[str, dict[str, Any]] = field(default_factory=dict)
     training: dict[str, dict[str, Any]] = field(default_factory=dict)
     modules: list[FeatureDataModule] = field(default_factory=list)
-    similarities: dict[str, float] = field(default_factory=dict)
+    similarities: dict[tuple[str, str], float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -115,7 +115,7 @@ def score_all(study: Study, cells: Path) -> Results:
         for where, source in study.sources.items():
             for perturbation in study.perturbations:
                 data = _open(opened, study, source, described, perturbation or described["perturbation"], seen)
-                _check_pairs(study, data)
+                _check_encoder(study, data)
                 label = name if len(study.detectors) > 1 else ""
                 results.warnings += [sentence for sentence in _concerns(data, described, label) if sentence not in results.warnings]
                 results.modules.append(data)
@@ -128,27 +128,26 @@ def score_all(study: Study, cells: Path) -> Results:
     return results
 
 
-def _similarities(study: Study, results: Results) -> dict[str, float]:
+def _similarities(study: Study, results: Results) -> dict[tuple[str, str], float]:
     """How similar the images of each pair are, by an encoder that is none of the detectors' own."""
     from workflow.embeddings import pair_similarities
 
     if study.matched_by is None:
         return {}
-    records = {record.key: record for data in results.modules for record in data.records()}
+    records = {(record.dataset, record.key): record for data in results.modules for record in data.records()}
     options = {name: study.data[name] for name in ("cache_dir", "extract_batch_size", "extract_workers") if name in study.data}
-    return pair_similarities(list(records.values()), study.matched_by, hardware=copy.deepcopy(dict(study.hardware)), **options)
+    return pair_similarities(
+        list(records.values()), study.matched_by, hardware=copy.deepcopy(dict(study.hardware)), reals_from=study.reals_from, **options
+    )
 
 
-def _check_pairs(study: Study, data: FeatureDataModule) -> None:
-    """Find out, before anything is scored, what an audit of pairs by `matched_by` would fail on."""
+def _check_encoder(study: Study, data: FeatureDataModule) -> None:
+    """Refuse to compare pairs by the encoder that a detector sees the images through."""
     from workflow.embeddings import check_other_encoder
 
     if study.matched_by is None:
         return
     check_other_encoder(study.matched_by, [data.extractor])
-    if not any(record.pair for record in data.records()) and len(study.sources) == 1:
-        msg = "matched_by compares pairs, and no image has a pair: a manifest's column pair names them, SynRISSource knows them"
-        raise RunError(msg)
 
 
 def seen_in_training(checkpoints: Iterable[Path]) -> set[int]:
@@ -167,16 +166,35 @@ def seen_in_training(checkpoints: Iterable[Path]) -> set[int]:
     return seen
 
 
-def check_baseline(baseline: str | None, detectors: Sequence[str]) -> None:
-    """Refuse a baseline that is none of the detectors, nor the name that several seeds of one share.
+def chosen_baseline(baseline: str | None, detectors: Sequence[str]) -> str | None:
+    """The baseline as the tables call it: a detector, or the name that several seeds of one share.
+
+    Args:
+        baseline: The name that was given; that of a detector with one seed stands for it.
+        detectors: Names of all detectors, with their seeds.
 
     Raises:
-        RunError: With the names that there are.
+        RunError: It is none of them, with the names that there are.
     """
-    names = dict.fromkeys([*detectors, *(name.rpartition(f"@{SEED}")[0] for name in detectors)])
-    names.pop("", None)
-    if baseline is not None and baseline not in names:
-        msg = f"--baseline {baseline}: the detectors are {', '.join(names)}"
+    seeded = {name: name.rpartition(f"@{SEED}")[0] for name in detectors}
+    of_base = [name for name, base in seeded.items() if base and base == baseline]
+    if baseline is None or baseline in detectors or len(of_base) > 1:
+        return baseline
+    if of_base:
+        return of_base[0]
+    names = dict.fromkeys([*detectors, *filter(None, seeded.values())])
+    msg = f"--baseline {baseline}: the detectors are {', '.join(names)}"
+    raise RunError(msg)
+
+
+def check_pairs(sources: Mapping[str, Source], cache_dir: Path) -> None:
+    """Refuse an audit of pairs of images that have none.
+
+    Raises:
+        RunError: If so.
+    """
+    if not any(record.pair for source in sources.values() for record in source.records(cache_dir)):
+        msg = "matched_by compares pairs, and no image has a pair: a manifest's column pair names them, SynRISSource knows them"
         raise RunError(msg)
 
 

@@ -1,6 +1,7 @@
 """What a study writes: predictions, metrics, tables, figures, report."""
 
 import logging
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +29,22 @@ def write_study(study: Study, results: Results, folder: Path, targets: "Targets 
     import pandas as pd
 
     from evaluation.comparison import compared, matrices
+    from evaluation.document import audited_perturbations
     from evaluation.results import write_results
     from evaluation.tables import documents_of
     from workflow import pipeline
     from workflow.columns import with_columns
     from workflow.last_words import last_words, study_words
 
-    tables = [with_columns(table, data, results.similarities) for table, data in zip(results.tables, results.modules, strict=True)]
+    under = list(dict.fromkeys(data.perturbation for data in results.modules))
+    audited = audited_perturbations(under)
+    tables = [
+        with_columns(table, data, results.similarities, data.perturbation in audited)
+        for table, data in zip(results.tables, results.modules, strict=True)
+    ]
     frame = pd.concat(tables, ignore_index=True)
+    for name in ("tables", "figures"):  # of an earlier start with other detectors or options
+        shutil.rmtree(folder / name, ignore_errors=True)
     thresholds = {name: detector.threshold for name, detector in results.detectors.items()}
     several = len(study.sources) > 1
     told = [f"{data.source.name}: {sentence}" if several else sentence for data in results.modules for sentence in concerns(data)]

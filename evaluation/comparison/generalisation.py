@@ -139,7 +139,8 @@ def _left_out(
         if not condition.startswith(LEFT_OUT) or generator not in found.names:
             continue
         others = [other for other in measured if condition_of(other)[0] == head and generator in known[other]]
-        everything = [each for each in (f"{head}@all", head) if each in others][:1]
+        by_condition = {condition_of(each)[1]: each for each in others}
+        everything = [by_condition[each] for each in ("all", "") if each in by_condition][:1]
         chosen = everything or [each for each in others if condition_of(each)[1].startswith(LEFT_OUT)]
         same = [other for other in chosen if images[other] == images[name]]
         reference = _average([measured[other] for other in same]) if same else None

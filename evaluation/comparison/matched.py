@@ -279,12 +279,14 @@ def sentence(found: Mapping[str, Any]) -> str:
         return f"Nothing is known of matched pairs: {found['reason']}."
     macro = found["macro"]
     trend = macro["trend"]
-    over = f"over {sum(1 for each in found['generators'] if each['n_pairs'])} generators, {macro['n_pairs']:,} pairs"
+    count = sum(1 for each in found["generators"] if each["n_pairs"])
+    over = f"over {count} generator{'s' * (count != 1)}, {macro['n_pairs']:,} pairs"
     if trend["value"] is None:
         return f"Whether AUROC depends on how well pairs match is not known ({trend['reason']})."
     ends = "" if trend["low"] is None else f" [{trend['low']:.3f}, {trend['high']:.3f}]"
     told_of = {
-        FALLS: "is lower where the real image is more like the fake: part of what the detector sees is content or style",
+        FALLS: "is lower where the real image is more like the fake: part of what it sees is content or style, "
+        "or how unlike a photograph the fake is",
         RISES: "is higher where the real image is more like the fake",
         UNCHANGED: "does not show a change as pairs are matched better",
         OPEN: f"has no interval for its change ({trend.get('reason')})",

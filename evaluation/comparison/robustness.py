@@ -19,7 +19,7 @@ from evaluation.statistics import CLEAN
 from evaluation.tables import WIDTH, Documents, layout, mark, told, write_csv
 from modules.metrics.functional import Threshold
 
-METRICS = {"auroc": "AUROC", "tpr": "TPR at the clean threshold", "fpr": "FPR at the clean threshold"}
+METRICS = {"auroc": "AUROC", "tpr": "TPR at the stored threshold", "fpr": "FPR at the stored threshold"}
 IMAGES = {"all": "all images", "macro": "mean over generators"}
 _PLACES = {"auroc": "auroc", "tpr": "tpr_at_threshold", "fpr": "fpr_at_threshold"}
 _CELL = ("value", "low", "high")
@@ -261,7 +261,7 @@ def _side_of(found: _Measured, limit: float) -> int | None:
 
 
 def text(documents: Documents, width: int = WIDTH) -> str:
-    """A table for each detector: a line a perturbation, AUROC and what it changed by, TPR and FPR at the clean threshold, the verdict.
+    """A table for each detector: a line a perturbation, AUROC and what it changed by, TPR and FPR at the stored threshold, the verdict.
 
     Intervals are in `robustness.csv`; the verdict goes by them.
 
@@ -281,7 +281,7 @@ def text(documents: Documents, width: int = WIDTH) -> str:
             shown |= {metric.upper(): _said(cells[metric]["value"], notes, ".3f") for metric in ("tpr", "fpr")}
             rows.append((name, shown | {"": record["verdict"]}))
         aim = "" if wanted is None else f" (wanted FPR: {wanted:g})"
-        lines += [f"{one_line(detector)} under perturbations, all images; TPR and FPR at the clean threshold{aim}:"]
+        lines += [f"{one_line(detector)} under perturbations, all images; TPR and FPR at the stored threshold{aim}:"]
         lines += layout("perturbation", ["AUROC", "change", "TPR", "FPR", ""], rows, width)
         if left_out := {name: each["n_left_out"] for name, each in document["perturbations"].items() if each["n_left_out"]}:
             lines.append(

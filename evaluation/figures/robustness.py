@@ -31,7 +31,7 @@ _UNORDERED = ("chain",)  # of no common strength
 def curves_figure(documents: Documents, theme: Theme = LIGHT) -> "Figure | None":
     """Small multiples: a panel for each family of perturbations with two strengths or more, from none or mild to strong.
 
-    Above AUROC with its 95% intervals (dotted: chance), a line a detector; below it TPR (solid) and FPR (dashed) at the clean threshold,
+    Above AUROC with its 95% intervals (dotted: chance), a line a detector; below it TPR (solid) and FPR (dashed) at the stored threshold,
     and the wanted FPR (dotted) where it is the same for all. Steps are equally far apart, whatever their numbers.
 
     Args:
@@ -59,7 +59,7 @@ def curves_figure(documents: Documents, theme: Theme = LIGHT) -> "Figure | None"
         above.set_title(legible(kind_of(names[-1]).title), color=theme.text, fontsize=9)
         if column == 0:
             above.set_ylabel("AUROC")
-            below.set_ylabel("rate at the clean threshold")
+            below.set_ylabel("rate at the stored threshold")
     for place in range(len(families), bands * columns):
         for row in (0, 1):
             panels[2 * (place // columns) + row, place % columns].set_axis_off()
@@ -69,7 +69,7 @@ def curves_figure(documents: Documents, theme: Theme = LIGHT) -> "Figure | None"
 
 
 def robustness_figure(documents: Documents, theme: Theme = LIGHT) -> "Figure | None":
-    """Heat maps of detectors × perturbations: AUROC, and at the clean threshold TPR and FPR, of all images.
+    """Heat maps of detectors × perturbations: AUROC, and at the stored threshold TPR and FPR, of all images.
 
     A frame marks AUROCs of which the verdict is `ranking lost`, and FPRs of which it is that the threshold does not hold.
 
@@ -99,7 +99,7 @@ def robustness_figure(documents: Documents, theme: Theme = LIGHT) -> "Figure | N
         axes.set(xlabel="", ylabel="")
         if metric != "fpr":
             axes.tick_params(labelbottom=False)
-    told = "Detectors × perturbations, TPR and FPR at the clean threshold"
+    told = "Detectors × perturbations, TPR and FPR at the stored threshold"
     marked = any(
         word in str(each["verdict"]) for part in found.values() for each in part["perturbations"].values() for word in _FRAMED_WORDS
     )

@@ -11,7 +11,7 @@ from evaluation.report.verdict import percent
 from evaluation.statistics import CLEAN
 from evaluation.tables import Documents
 
-_HEADS = ("AUROC", "its change", "TPR at the clean threshold", "its change", "FPR at the clean threshold", "its change", "")
+_HEADS = ("AUROC", "its change", "TPR at the stored threshold", "its change", "FPR at the stored threshold", "its change", "")
 
 
 def robustness_part(documents: Documents) -> Part | None:

@@ -39,7 +39,10 @@ def study_parts(folder: Path, metrics: Mapping[str, Any], documents: Documents, 
     if shown := matrices(documents, trained, SHOWN):
         save_heatmaps(folder, shown)
         charts = [drawn_twice(partial(heatmap_figure, each), each.title, each.title) for each in shown]
-        sentence = "Rows: what a detector was trained on; columns: what it is tested on. A frame marks a generator that it was trained on."
+        sentence = (
+            "Rows: what distinguishes the detectors of one name, usually what they were trained on; columns: what they are tested on. "
+            "A frame marks a generator that it was trained on."
+        )
         parts.append(Part("Training condition against test condition", [sentence], [], charts))
     if any(found.values()):
         save_generalisation_figures(folder, found)

@@ -212,7 +212,27 @@ def test_names_of_files(tree):
 
 @pytest.mark.parametrize(
     "value",
-    ["../x", "1/2", "", "x", "1.5", "-1", "²", "9" * 16, 1.5, -1, float("nan"), float("inf"), 10**15, True, None, [1], {"a": 1}, "1e3"],
+    [
+        "../x",
+        "1/2",
+        "",
+        "x",
+        "1.5",
+        "-1",
+        "²",
+        "9" * 16,
+        1.5,
+        -1,
+        float("nan"),
+        float("inf"),
+        10**15,
+        10**400,
+        True,
+        None,
+        [1],
+        {"a": 1},
+        "1e3",
+    ],
 )
 def test_hostile_prompt_indices(tree, value):
     assert prompt_index(value) is None

@@ -108,12 +108,21 @@ def test_a_document_of_an_older_version_is_refused(copy):
         recompute(copy)
 
 
+@pytest.mark.parametrize("hostile", ["[]", '{"settings": {}, "detectors": []}', '{"settings": {"later": 1}, "threshold": {}}'])
+def test_what_is_no_document_is_refused_in_a_sentence(copy, hostile, capsys):
+    (copy / "metrics.json").write_text(hostile)
+    assert main([str(copy)]) == 2
+    assert "error: " in capsys.readouterr().err
+
+
 def test_leaves_and_their_differences():
     before = {"a": [1, {"b": None}], "c": {}, "d": 0.1 + 0.2, "e": True}
-    assert dict(leaves(before)) == {"a[0]": 1, "a[1].b": None, "c": {}, "d": 0.1 + 0.2, "e": True}
+    assert dict(leaves(before)) == {("a", 0): 1, ("a", 1, "b"): None, ("c",): {}, ("d",): 0.1 + 0.2, ("e",): True}
     assert differences(before, before | {"d": 0.3}) == []
     assert differences(before, before | {"d": 0.3001, "e": 1}) == [
         "d: 0.30000000000000004 stored, 0.3001 computed",
         "e: True stored, 1 computed",
     ]
+    dotted = {"a.b": 1, "a": {"b": 2}}
+    assert differences(dotted, {"a.b": 7, "a": {"b": 2}}) == ["a.b: 1 stored, 7 computed"]
     assert differences({"a": 1}, {"b": 1}) == ["a is stored, and is not computed", "b is computed, and is not stored"]

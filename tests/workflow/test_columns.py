@@ -46,7 +46,7 @@ def table_of(data):
 def test_rows_get_facts_pairs_and_similarities(images, tmp_path):
     data = data_of(images)
     fakes = [record for record in data.records() if record.label == 1]
-    found = with_columns(table_of(data), data, {fakes[0].key: 0.25, "of another data set": 0.5})
+    found = with_columns(table_of(data), data, {(fakes[0].dataset, fakes[0].key): 0.25, ("another data set", fakes[1].key): 0.5})
     written = read_predictions(write_predictions(tmp_path / "p.parquet", found))
     assert set(written["fact_format"][written["label"] == 0]) == {"JPEG"}
     assert set(written["fact_format"][written["label"] == 1]) == {"PNG"}
@@ -82,6 +82,12 @@ def test_a_shortcut_is_warned_of_before_training(images, caplog):
 def test_it_is_not_once_all_images_are_made_alike(images):
     said = look_for_shortcuts(data_of(images, perturbation="equalise_16"))
     assert not any("format" in sentence or "bytes" in sentence for sentence in said)
+
+
+def test_the_views_that_training_sees_are_looked_at(images):
+    assert not any("format" in sentence for sentence in look_for_shortcuts(data_of(images, views=["equalise_16"])))
+    both = look_for_shortcuts(data_of(images, views=["none", "equalise_16"]))
+    assert any("format" in sentence for sentence in both)
 
 
 def test_facts_of_an_equalised_image_are_of_its_pixels(images):

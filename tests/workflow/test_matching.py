@@ -265,18 +265,29 @@ def test_pair_similarities(images):
     reals = [replace(by_name["red.png"], pair="r"), replace(by_name["blue.png"], pair="r"), replace(by_name["text.png"], pair="t")]
     made = {os.path.basename(each.path): each for each in fakes}
     paired = [replace(made["red.png"], pair="r"), replace(made["green.png"], pair="t"), replace(made["blue.png"], pair="alone")]
-    found = pair_similarities([*reals, *paired, by_name["green.png"]], ColourExtractor(), images / "cache", HARDWARE)
-    assert found.keys() == {made["red.png"].key}  # of the pair t the real image cannot be decoded
+    of = {paired[0].dataset: reals[0].dataset}
+    found = pair_similarities([*reals, *paired, by_name["green.png"]], ColourExtractor(), images / "cache", HARDWARE, reals_from=of)
+    assert found.keys() == {(paired[0].dataset, made["red.png"].key)}  # of the pair t the real image cannot be decoded
     extractor = ColourExtractor()
     features = [
         extractor(torch.from_numpy(np.array(Image.open(each.path))).permute(2, 0, 1)[None], [""], [0])["colour"][0]
         for each in (made["red.png"], by_name["red.png"])
     ]
     expected = torch.nn.functional.cosine_similarity(*features, dim=0)
-    assert found[made["red.png"].key] == pytest.approx(float(expected), abs=1e-5)  # blue is of the pair as well, and less alike
+    assert found[paired[0].dataset, made["red.png"].key] == pytest.approx(float(expected), abs=1e-5)  # blue is less alike
     assert pair_similarities([by_name["green.png"]], ColourExtractor(), images / "cache", HARDWARE) == {}
     with pytest.raises(DataError, match="no vectors"):
-        pair_similarities([*reals, *paired], ImageExtractor(), images / "cache", HARDWARE)
+        pair_similarities([*reals, *paired], ImageExtractor(), images / "cache", HARDWARE, reals_from=of)
+
+
+def test_pairs_of_one_name_in_two_data_sets_are_two_pairs(images):
+    made = {os.path.basename(each.path): each for each in ImagesSource(str(images / "fakes")).records(images / "cache")}
+    pool = {os.path.basename(each.path): each for each in ManifestSource(str(images / "pool" / "manifest.csv")).records(images / "cache")}
+    in_a = [replace(made["red.png"], pair="1", dataset="a"), replace(pool["blue.png"], pair="1", dataset="a")]
+    in_b = [replace(made["red.png"], pair="1", dataset="b"), replace(pool["red.png"], pair="1", dataset="b")]
+    apart = [pair_similarities(each, ColourExtractor(), images / "cache", HARDWARE) for each in (in_a, in_b)]
+    assert pair_similarities([*in_a, *in_b], ColourExtractor(), images / "cache", HARDWARE) == apart[0] | apart[1]
+    assert apart[0]["a", made["red.png"].key] < apart[1]["b", made["red.png"].key]
 
 
 def test_the_audits_encoder_must_not_be_the_detectors():

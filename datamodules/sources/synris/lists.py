@@ -111,7 +111,7 @@ def prompt_index(value: Any) -> int | None:
         return int(text) if text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if not (math.isfinite(value) and 0 <= value < 10**MAX_DIGITS and value == int(value)):
+    if not (0 <= value < 10**MAX_DIGITS and value == int(value)):  # what is not a number compares with nothing
         return None
     return int(value)
 

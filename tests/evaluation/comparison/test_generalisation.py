@@ -134,3 +134,10 @@ def test_a_nan_score_costs_its_generator_only():
     rows = {(row["family"], row["images"]): row["auroc"] for row in generalisation(table, told, resamples=10)["seen"]}
     assert rows["gan", "unseen"]["reason"] == "set/b: 1 of 100 scores are missing (NaN)"
     assert rows["diffusion", "unseen"]["value"] is not None
+
+
+def test_with_seeds_the_detector_of_all_generators_is_the_reference_of_its_seed():
+    trained = {f"svm@{condition}@seed_{seed}": names for seed in (0, 1) for condition, names in {"all": ALL, f"!{ALL[0]}": ALL[1:]}.items()}
+    table, told = study(trained)
+    found = generalisation(table, told, resamples=20)["left_out"]
+    assert [(row["head"], row["reference"]) for row in found] == [(f"svm@seed_{seed}", [f"svm@all@seed_{seed}"]) for seed in (0, 1)]

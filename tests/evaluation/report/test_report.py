@@ -14,7 +14,7 @@ from evaluation.comparison.targets import Target, Targets
 from evaluation.predictions import make_table, read_predictions
 from evaluation.report import write_report
 from evaluation.report.verdict import concerns, findings, percent
-from evaluation.results import write_results
+from evaluation.results import _folders, write_results
 from evaluation.statistics import metrics_document
 from modules.metrics.functional import Threshold
 from tests.evaluation.rows import THRESHOLD, some_rows, usual_table
@@ -261,3 +261,12 @@ def test_published_numbers_beside_measured_ones(tmp_path, monkeypatch):
     table = pd.read_csv(tmp_path / "tables" / "compared.csv")
     assert table["difference"].notna().tolist() == [True, False, False, False]
     assert "Beside published numbers" not in report(tmp_path, usual_table())[1].text
+
+
+def test_detectors_whose_names_are_alike_have_folders_of_their_own():
+    assert _folders(["sd 1.5", "sd_1_5", "svm@jpeg_40", "sd/1/5"]) == {
+        "sd 1.5": "sd_1_5",
+        "sd_1_5": "sd_1_5-2",
+        "svm@jpeg_40": "svm@jpeg_40",
+        "sd/1/5": "sd_1_5-3",
+    }

@@ -58,6 +58,47 @@ def parser() -> LightningArgumentParser:
     built.add_argument("--config", action="config", help="YAML file of these options, for example a study of configs/studies/")
     built.add_argument("--checkpoint", type=str | None, default=None, help="checkpoint that train.py wrote")
     built.add_argument(
+        "--reals_from",
+        type=dict[str, str],
+        default={},
+        help="{DATASET: OTHER}: measure a data set's generators against the reals of another",
+    )
+    built.add_argument(
+        "--compare_to",
+        "--compare-to",
+        type=str | None,
+        default=None,
+        help="published numbers, for example targets/zero_shot_blog.json: shown beside the measured ones, with the difference where model, "
+        "data and size are the same",
+    )
+    _add_study_options(built)
+    built.add_argument(
+        "--name",
+        type=str | None,
+        default=None,
+        help="name of the run directory; by default the checkpoint's run and the source, or the YAML",
+    )
+    built.add_argument("--runs_dir", type=str, default="runs", help="directory of all run directories")
+    built.add_argument(
+        "--resume", type=Literal["never", "auto"], default="never", help="auto: go on with a directory, keeping the scores that are there"
+    )
+    built.add_argument(
+        "--split",
+        type=Literal["test", "heldout", "all"],
+        default="test",
+        help="test: measure the test split, or all images where the data has none; heldout: of these, what no detector was trained or "
+        "validated on, nor on an image of the same group or pair; all: all images",
+    )
+    built.add_subclass_arguments(Source, "data.source", required=False, help="where the images come from")
+    built.add_class_arguments(FeatureDataModule, "data", skip=FROM_CHECKPOINT | TRAINING_ONLY | {"source"}, instantiate=False)
+    others = set(inspect.signature(Trainer).parameters) - set(HARDWARE)
+    built.add_class_arguments(Trainer, "trainer", skip=others, instantiate=False)
+    return built
+
+
+def _add_study_options(built: LightningArgumentParser) -> None:
+    """What a study has several of, and what can only be asked of several."""
+    built.add_argument(
         "--detectors",
         type=dict[str, FittedDetector] | None,
         default=None,
@@ -97,37 +138,6 @@ def parser() -> LightningArgumentParser:
         help="what every image goes through, each in turn, or a preset that stands for several; by default what the detector was trained "
         f"with. {NAMES_HELP}",
     )
-    built.add_argument(
-        "--reals_from",
-        type=dict[str, str],
-        default={},
-        help="{DATASET: OTHER}: measure a data set's generators against the reals of another",
-    )
-    built.add_argument(
-        "--compare_to",
-        "--compare-to",
-        type=str | None,
-        default=None,
-        help="published numbers, for example targets/zero_shot_blog.json: shown beside the measured ones, with the difference where model, "
-        "data and size are the same",
-    )
-    built.add_argument(
-        "--name",
-        type=str | None,
-        default=None,
-        help="name of the run directory; by default the checkpoint's run and the source, or the YAML",
-    )
-    built.add_argument("--runs_dir", type=str, default="runs", help="directory of all run directories")
-    built.add_argument(
-        "--resume", type=Literal["never", "auto"], default="never", help="auto: go on with a directory, keeping the scores that are there"
-    )
-    built.add_argument(
-        "--split",
-        type=Literal["test", "heldout", "all"],
-        default="test",
-        help="test: measure the test split, or all images where the data has none; heldout: of these, what no detector was trained or "
-        "validated on, nor on an image of the same group or pair; all: all images",
-    )
     built.add_subclass_arguments(
         Extractor,
         "matched_by",
@@ -135,11 +145,6 @@ def parser() -> LightningArgumentParser:
         help="encoder by which pairs of a real image and a fake (column pair) are compared, another than the detectors' own: how far AUROC "
         "depends on how well they match",
     )
-    built.add_subclass_arguments(Source, "data.source", required=False, help="where the images come from")
-    built.add_class_arguments(FeatureDataModule, "data", skip=FROM_CHECKPOINT | TRAINING_ONLY | {"source"}, instantiate=False)
-    others = set(inspect.signature(Trainer).parameters) - set(HARDWARE)
-    built.add_class_arguments(Trainer, "trainer", skip=others, instantiate=False)
-    return built
 
 
 def check(options: Namespace) -> None:

@@ -12,7 +12,7 @@ from evaluation.comparison import read_targets
 from modules import extractors
 from workflow.conditions import expanded as with_conditions
 from workflow.fitting import FittedDetector, as_options
-from workflow.study import check_baseline
+from workflow.study import chosen_baseline
 
 CONFIGS = sorted(str(path) for path in Path("configs").glob("*.yaml"))
 ABLATIONS = sorted(str(path) for path in Path("configs/ablations").glob("*.yaml"))
@@ -103,7 +103,7 @@ def test_what_a_study_compares_is_there(study):
     told, parsed = yaml.safe_load(text), evaluate.parser().parse_args(["--config", study])
     fitted = {name: FittedDetector(**each) for name, each in told["detectors"].items()}
     detectors = with_conditions(fitted, parsed.train_conditions, ["a/b"], parsed.seeds)
-    check_baseline(parsed.baseline, list(detectors))
+    chosen_baseline(parsed.baseline, list(detectors))
     assert len(detectors) > 1
     if parsed.compare_to:
         assert {row.detector for row in read_targets(Path(parsed.compare_to)).rows} <= detectors.keys()

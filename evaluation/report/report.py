@@ -95,7 +95,7 @@ def write_report(
     html = environment.get_template("report.html.j2").render(
         title=title,
         facts=dict(facts or {}),
-        warnings=list(warnings),
+        warnings=[*warnings, *_shortcuts_of_all(sections)],
         sections=sections,
         one=len(sections) == 1,
         comparisons={name: _comparison(documents, place) for name, place in zip(_COMPARED, CROSSED.values(), strict=True)},
@@ -106,6 +106,15 @@ def write_report(
     path = run_dir / "report.html"
     write_atomically(path, html.encode())
     return path
+
+
+def _shortcuts_of_all(sections: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What must be seen first of several detectors, whose own concerns stand further down: flagged shortcuts, a sentence each."""
+    if len(sections) == 1:
+        return []
+    found = [f"{each['name']}: {sentence}" for each in sections for sentence in each["concerns"] if sentence.startswith("Shortcut")]
+    more = [f"Shortcuts are flagged for {len(found) - 3} more; see each detector's part."] if len(found) > 3 else []
+    return [*found[:3], *more]
 
 
 def _section(name: str, frame: pd.DataFrame, document: Mapping[str, Any], load: Load) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def concerns(data: "FeatureDataModule") -> list[str]:
     found = []
     if failures := [*data.source.failures, *data.reader.failures]:
         first = f"first {failures[0].where}: {failures[0].reason}"
-        found.append(f"{len(failures)} images could not be read and are left out ({first}).")
+        found.append(f"{len(failures)} images are left out ({first}).")
     if data.extractor.uses_record_captions and not any(record.caption for record in data.records()):
         found.append("No image has a caption: the empty prompt was used for all.")
     samples = [(record.key, caption_hash(record, data.extractor)) for split in SPLITS for record in data.usable(split)]

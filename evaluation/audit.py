@@ -44,8 +44,9 @@ COLUMNS = (
     *("detector_auroc", "difference", "difference_low", "difference_high", "flagged", "reason"),
 )
 RULE = (
-    f"A fact is flagged where it is shown to be better than chance ({LEVEL:.0%} over all facts of a generator, Bonferroni), its strength "
-    "(the larger of AUROC and 1 − AUROC) is at least {least:g}{near}."
+    f"A fact is flagged where it is shown to be better than chance ({LEVEL:.0%} over all facts of a generator, Bonferroni) and its strength "
+    "(the larger of AUROC and 1 − AUROC) is at least {least:g}{near}. With too few groups for an interval a strength of "
+    f"{LEAST_WITHOUT_INTERVAL:g} counts as shown."
 )
 _NEAR_RULE = f", and the detector is at most {NEAR:g} stronger on the same images, or not shown to be stronger"
 _SENTENCES, _LISTED = 5, 4
@@ -244,7 +245,7 @@ def _sentence(name: str, places: Sequence[str], parts: Mapping[str, Any], has_de
     cell, smaller = entry["auroc"], entry["auroc"]["value"] < CHANCE
     ends = [1 - cell[end] if smaller else cell[end] for end in ("low", "high") if cell["low"] is not None]
     between = f" ({min(ends):.3f}–{max(ends):.3f})" if ends else ""
-    doubt = f" ({cell['reason']})" if not ends and entry["strength"] < 1 else ""
+    doubt = f" ({cell['reason']})" if not ends else ""
     side = ", smaller in fakes," if smaller else ""
     said = f"On {_place(places[0])} `{short(name)}`{side} alone reaches AUROC {entry['strength']:.3f}{between}{doubt}"
     own = entry["detector_auroc"]

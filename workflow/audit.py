@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli import RunError, has_results, hold
+from datamodules.batches import seen_image
 from datamodules.datamodule import FeatureDataModule
 from datamodules.errors import DataError
 from datamodules.facts import DESCRIPTIONS, Facts
 from datamodules.files import write_atomically
 from datamodules.perturbations import NAMES_HELP
 from datamodules.perturbations import perturbation as find_perturbation
+from datamodules.reader import ImageError
 from datamodules.records import SPLITS, Record
 from datamodules.sources import FolderSource, ManifestSource
 from datamodules.sources.base import Source
@@ -93,7 +95,11 @@ def _document(records: Sequence[Record], cache_dir: Path, perturbation: str, wha
     if lost := sum(record.key not in facts for record in records):
         log.warning("%d of %d images could not be read, or the perturbation not applied: they are left out", lost, len(records))
     if not facts:
-        msg = f"there are no facts of {what}: none of {len(records)} images can be read under the perturbation {perturbation}"
+        msg = f"there are no facts of {what}: none of {len(records)} images can be used under the perturbation {perturbation}"
+        try:
+            seen_image(records[0], perturbation)
+        except ImageError as error:
+            msg = f"{msg} (first: {error})"
         raise DataError(msg)
     return audit_data(frame_of(records, facts, perturbation))
 
@@ -105,7 +111,12 @@ def parser() -> argparse.ArgumentParser:
     built = argparse.ArgumentParser("python -m workflow.audit", description=about, epilog=DETAILS, formatter_class=raw)
     add = built.add_argument
     add("path", metavar="PATH", type=Path, help="folder or manifest of images; see below")
-    add("--out", type=Path, metavar="FOLDER", help="where shortcuts.csv, audit.json and the figure go (default: runs/audit-<name>)")
+    add(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="where shortcuts.csv, audit.json and the figure go (default: runs/audit-NAME, and what was asked for)",
+    )
     add("--split", choices=(*SPLITS, "all"), default="all", help="images of one split only, where the data has splits (default: all)")
     add("--perturbation", default="none", metavar="NAME", help=f"what every image goes through first (default: none): {NAMES_HELP}")
     add("--limit", type=int, metavar="N", help="at most N images of each generator, chosen by their content")
@@ -122,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         find_perturbation(options.perturbation)
         source = _source(options)
-        folder = options.out or Path("runs") / f"audit-{source.name}"
+        folder = options.out or Path("runs") / _default_name(source, options)
         asked = {"source": source.location, "split": options.split, "perturbation": options.perturbation, "limit": options.limit}
         _check_free(folder, asked)
         records = _records(source, options)
@@ -137,6 +148,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for sentence in document["sentences"]:
         log.log(logging.WARNING if document["flagged"] else logging.INFO, "%s%s", "warning: " if document["flagged"] else "", sentence)
     return 0
+
+
+def _default_name(source: Source, options: argparse.Namespace) -> str:
+    """Of the folder, another one for another question."""
+    split = None if options.split == "all" else options.split
+    perturbation = None if options.perturbation == "none" else options.perturbation
+    limit = None if options.limit is None else f"limit_{options.limit}"
+    return "-".join(["audit", source.name, *filter(None, (split, perturbation, limit))])
 
 
 def _source(options: argparse.Namespace) -> Source:

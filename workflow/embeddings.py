@@ -185,7 +185,7 @@ def check_other_encoder(extractor: Extractor, others: Iterable[Extractor]) -> No
     """Refuse to compare the images of pairs by the encoder that a detector itself sees them with.
 
     Pairs would then be similar by what the detector judges. Encoders are the same where they have weights in common and are of one class,
-    or both of `EncoderExtractor`; extractors without weights where class and settings are the same. Members of `Together` count each.
+    or both of `EncoderExtractor`; extractors without weights where they are of one class. Members of `Together` count each.
 
     Args:
         extractor: What pairs are compared by.
@@ -217,4 +217,4 @@ def _same(first: Extractor, second: Extractor) -> bool:
     alike = type(first) is type(second)
     if weights[0] & weights[1]:
         return alike or (isinstance(first, EncoderExtractor) and isinstance(second, EncoderExtractor))
-    return alike and not weights[0] and not weights[1] and first.identity() == second.identity()
+    return alike and not weights[0] and not weights[1]

@@ -198,7 +198,7 @@ class _Measure:
         if as_is:
             return DOES_NOT_HOLD if exceeds["value"] else AS_THEY_ARE
         signs = {name: _side_of(three.change, 0.0) for name, three in sides.items()}
-        alarms = {1: MORE_ALARMS if wanted is not None else NO_LONGER_HOLDS, -1: FEWER_ALARMS}.get(signs["fpr"] or 0)
+        alarms = {1: MORE_ALARMS, -1: FEWER_ALARMS}.get(signs["fpr"] or 0)
         said = [
             {1: RANKING_WON, -1: RANKING_LOST}.get(signs["auroc"] or 0),
             (DOES_NOT_HOLD if exceeds["clean"] else NO_LONGER_HOLDS) if exceeds["value"] else None,

@@ -44,8 +44,8 @@ COLUMNS = (
     *("detector_auroc", "difference", "difference_low", "difference_high", "flagged", "reason"),
 )
 RULE = (
-    f"A fact is flagged where it is shown to be better than chance ({LEVEL:.0%} over all facts of a generator, Bonferroni) and its strength "
-    "(the larger of AUROC and 1 − AUROC) is at least {least:g}{near}. With too few groups for an interval a strength of "
+    f"A fact is flagged where it is shown to be better than chance ({LEVEL:.0%} over all facts of a generator, Bonferroni) and its "
+    "strength (the larger of AUROC and 1 − AUROC) is at least {least:g}{near}. With too few groups for an interval a strength of "
     f"{LEAST_WITHOUT_INTERVAL:g} counts as shown."
 )
 _NEAR_RULE = f", and the detector is at most {NEAR:g} stronger on the same images, or not shown to be stronger"

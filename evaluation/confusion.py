@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from evaluation.tables import write_csv
 
@@ -13,6 +14,7 @@ CONFUSIONS = {
     "families": ("true family", "predicted family"),
     "generators": ("true generator", "predicted family"),
     "predicted_generators": ("true generator", "predicted generator"),
+    "answers": ("source of the images", "called"),
 }
 """The confusion matrices by name, with what their rows and columns are."""
 COLUMNS = ("true", "known", "trained_on", "predicted", "count", "share")
@@ -51,6 +53,26 @@ def confusion(true: Sequence[str], predicted: Sequence[str | None], rows: Mappin
         "right": [column_of.get(name if name in classes else UNKNOWN) for name in rows.values()],
         "counts": counts.tolist(),
     }
+
+
+def answers_at(frame: pd.DataFrame, threshold: float) -> dict[str, Any]:
+    """What a detector of real and fake calls the images of each source at a threshold.
+
+    Args:
+        frame: Rows of one detector under one perturbation; those without a score are not counted.
+        threshold: Scores greater than this are called fake.
+
+    Returns:
+        A `Matrix` with the columns `real` and `fake`, and a row `dataset/generator` for each source: those of real images first.
+    """
+    scored = frame[frame["score"].notna()]
+    names = scored["dataset"].astype(str) + "/" + scored["generator"].astype(str)
+    both = set(names[scored["label"] == 0]) & set(names[scored["label"] == 1])
+    names = names.mask((scored["label"] == 0) & names.isin(both), names + " (real)")
+    kinds = {name: label for label in (0, 1) for name in sorted(set(names[scored["label"] == label]))}
+    called = np.where(scored["score"] > threshold, "fake", REAL).tolist()
+    rows = {name: "fake" if label else REAL for name, label in kinds.items()}
+    return confusion(names.tolist(), called, rows, (REAL, "fake")) | {"trained_on": [None] * len(rows)}
 
 
 def long_rows(matrix: Matrix) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from evaluation.comparison.paired import write_comparison
 from evaluation.comparison.robustness import write_robustness
 from evaluation.comparison.seeds import write_seeds
 from evaluation.comparison.selection import write_selection
-from evaluation.confusion import write_confusions
+from evaluation.confusion import answers_at, write_confusions
 from evaluation.distributions import distributions, write_distributions
 from evaluation.document import document as make_document
 from evaluation.document import measured_rows
@@ -32,7 +32,8 @@ from evaluation.figures.reliability import save_reliability
 from evaluation.figures.robustness import save_robustness_figures
 from evaluation.files import write_atomically
 from evaluation.predictions import read_predictions, write_predictions
-from evaluation.report import Load, Part, study_parts, write_report
+from evaluation.report import Load, Part, browser, published_part, study_parts, write_report
+from evaluation.report.browser import IMAGES, MEGABYTES
 from evaluation.report.distributions import distributions_part
 from evaluation.resampling import RESAMPLES
 from evaluation.statistics import CLEAN, against_reals, by_perturbation, clean_rows
@@ -58,6 +59,8 @@ def write_results(
     choose_by: str | None = None,
     vectors: Vectors | Mapping[str, Vectors] | None = None,
     parts: Sequence[Part] | None = None,
+    images: int = IMAGES,
+    megabytes: float = MEGABYTES,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def write_results(
         run_dir: The run directory.
         frame: The predictions, of any splits: all are written, one is measured.
         threshold: The stored threshold, or one for each detector by name.
-        load: From a key to the pictures that the detector saw (see `report.write_report`).
+        load: From a key and a perturbation to the pictures that the detectors saw (see `report.write_report`).
         facts: What was run, for the report.
         title: The report's heading; the directory's name by default.
         warnings: Sentences that a reader of the report must see first.
@@ -81,6 +84,8 @@ def write_results(
         vectors: From keys to the vectors `[n, D]` that the detector sees, for a map of them; where there are several detectors, by name,
             for those that see vectors.
         parts: What the report shows besides, before the parts of a study.
+        images: How many images its browser holds at most; 0 leaves all pictures of images out of the report.
+        megabytes: How many bytes of pictures it holds for a closer look, in 10⁶ (see `report.browser`).
         resamples: Bootstrap resamples.
         seed: Bootstrap seed.
 
@@ -113,11 +118,14 @@ def write_results(
         write_compared(run_dir / "tables" / "compared.csv", rows)
     _save_all_figures(run_dir / "figures", measured, documents, reals_from)
     maps = _write_classes_and_maps(run_dir, measured, documents, vectors, seed)
-    published = None if targets is None or rows is None else (targets, rows)
     parts = [*(parts or ()), *study_parts(run_dir / "figures", metrics, documents, trained)]
     spread = distributions_part(measured, documents, reals_from, settings) if len(documents) > 1 else None
     parts += [] if spread is None else [spread]
-    write_report(run_dir, measured, metrics, load, title or run_dir.name, facts, warnings, published, maps=maps, parts=parts)
+    parts += [] if targets is None or rows is None else [published_part(targets, rows)]
+    thresholds = {name: document["threshold"]["value"] for name, document in documents.items()}
+    shown = browser(frame, thresholds, load, split=split, images=images, megabytes=megabytes, seed=seed) if images else None
+    pictures = load if images else None
+    write_report(run_dir, measured, metrics, pictures, title or run_dir.name, facts, warnings, maps=maps, parts=parts, images=shown)
     return metrics
 
 
@@ -147,6 +155,10 @@ def _save_all_figures(folder: Path, frame: pd.DataFrame, documents: Documents, r
         rows, threshold = frame[frame["detector"] == name], document["threshold"]["value"]
         own = folder / folders[name] if len(documents) > 1 else folder
         clean[name] = clean_rows(rows)
+        if threshold is not None:
+            matrix = {"answers": answers_at(clean[name], threshold)}
+            save_confusions(own, matrix)
+            write_confusions(folder.parent / "tables" / own.relative_to(folder), matrix)
         for perturbation, audited in document.get("shortcuts", {}).items():
             save_audit(own if perturbation == CLEAN else own / perturbation, audited)
         if "matched" in document:

@@ -355,7 +355,7 @@ def adapt(job: Adaptation, reals_from: str | None, hardware: dict[str, Any]) -> 
         job.folder,
         frame,
         boundaries,
-        pipeline.pictures(data, data.records(), []),
+        pipeline.pictures([data], []),
         facts,
         warnings=concerns(data),
         parts=[changes_part(found)],

@@ -154,7 +154,7 @@ def mistakes(frame: pd.DataFrame, threshold: float | None, load: Load) -> Any:
 
     kinds = [worst_mistakes(frame, threshold, label, MISTAKES).assign(rank=lambda rows: range(len(rows))) for label in (1, 0)]
     rows = pd.concat(kinds).sort_values("rank", kind="stable").to_dict("records")
-    shown = {row["key"]: _pictures(row["key"], load) for row in rows} if _may_send_pictures() else {}
+    shown = {row["key"]: _pictures(row["key"], row["perturbation"], load) for row in rows} if _may_send_pictures() else {}
     names = list(dict.fromkeys(name for pictures in shown.values() for name in pictures))
     table = wandb.Table(columns=["generator", "label", "score", "verdict", *names, "key"])
     for row in rows:
@@ -234,12 +234,12 @@ def _kept(points: Curve, most: int) -> NDArray[np.int64]:
     return np.unique(np.concatenate(kept))
 
 
-def _pictures(key: str, load: Load) -> dict[str, Any]:
+def _pictures(key: str, perturbation: str, load: Load) -> dict[str, Any]:
     """Thumbnails as W&B's images, none where they cannot be read."""
     import wandb
 
     try:
-        return {name: wandb.Image(thumbnail(pixels)) for name, pixels in load(key).items()}
+        return {name: wandb.Image(thumbnail(pixels)) for name, pixels in load(key, perturbation).items()}
     except Exception as error:
         log.warning("no pictures of %s in W&B: %s: %s", key, type(error).__name__, error)
         return {}

@@ -4,10 +4,11 @@ import contextlib
 import json
 import logging
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,9 @@ from modules.detectors.probe import Probe
 from modules.detectors.score import LEARNED, ScoreDetector
 from modules.settings import settings_of
 from workflow.callbacks import BEST
+
+if TYPE_CHECKING:
+    from evaluation.report import Load
 
 log = logging.getLogger("undertow")
 
@@ -281,23 +285,43 @@ def trained_on(detector: Detector, described: Mapping[str, Any]) -> dict[str, An
     return {"target": detector.target, "classes": detector.classes, "generators": described.get("trained_generators")}
 
 
-def pictures(data: FeatureDataModule, records: Iterable[Record], names: Iterable[str]) -> Any:
-    """A function that gives, by key, the named pictures that the detector saw, as uint8 `[H, W, 3]` arrays.
+def pictures(modules: Iterable[FeatureDataModule], names: Iterable[str]) -> "Load":
+    """A function that gives, by key and perturbation, the named pictures that detectors saw, as uint8 `[H, W, 3]` arrays.
 
-    Of a detector that saw numbers only it gives the image that they were made of.
+    Of detectors that saw numbers only it gives the image that they were made of. Several threads may call it at once.
+
+    Args:
+        modules: What was scored, one for each extractor, data set and perturbation.
+        names: Names of pictures, in the order in which they are shown. Where there are image and reconstruction their difference is
+            shown, too, as `residual`.
     """
-    by_key = {record.key: record for record in records}
+    where: dict[tuple[str, str], list[tuple[FeatureDataModule, Record]]] = {}
+    for data in dict.fromkeys(modules):
+        for record in data.records():
+            where.setdefault((record.key, data.perturbation), []).append((data, record))
+    wanted, lock = list(names), threading.Lock()
 
-    def load(key: str) -> dict[str, NDArray[np.uint8]]:
-        arrays = data.load_features(by_key[key])
-        shown = {name: array.transpose(1, 2, 0) for name, array in arrays.items() if array.dtype == np.uint8 and array.ndim == 3}
-        if {"image", "reconstruction"} <= shown.keys():
+    def load(key: str, perturbation: str) -> dict[str, NDArray[np.uint8]]:
+        shown: dict[str, NDArray[np.uint8]] = {}
+        for data, record in where[key, perturbation]:
+            if not wanted:
+                break
+            with lock:  # a reader of shards closes files that it has not needed for long
+                arrays = data.load_features(record).items()
+            shown = {name: array.transpose(1, 2, 0) for name, array in arrays if array.dtype == np.uint8 and array.ndim == 3} | shown
+        if {"image", "reconstruction"} <= shown.keys() and shown["image"].shape == shown["reconstruction"].shape:
             difference = np.abs(shown["image"].astype(np.int16) - shown["reconstruction"].astype(np.int16))
             shown["residual"] = difference.astype(np.uint8)
-        chosen = {name: shown[name] for name in names if name in shown}
-        return chosen or {"image": seen_image(by_key[key], data.perturbation)}
+        chosen = {name: shown[name] for name in dict.fromkeys([*wanted, "residual"]) if name in shown}
+        return chosen or {"image": seen_image(where[key, perturbation][0][1], perturbation)}
 
     return load
+
+
+def originals(records: Iterable[Record]) -> Callable[[str], NDArray[np.uint8]]:
+    """A function that gives, by key, an image in its own pixels, uint8 `[H, W, 3]`; several threads may call it at once."""
+    by_key = {record.key: record for record in records}
+    return lambda key: seen_image(by_key[key], "none")
 
 
 def write_run(
@@ -340,7 +364,7 @@ def write_run(
         folder,
         frame,
         detector.threshold,
-        pictures(data, records, detector.pictures),
+        pictures([data], detector.pictures),
         facts,
         warnings=concerns,
         trained={detector.name: trained_on(detector, told_of_data)},
@@ -352,7 +376,7 @@ def write_run(
     if trainer.loggers:
         from workflow.charts import log_results
 
-        log_results(trainer, frame, metrics, pictures(data, records, detector.pictures), folder)
+        log_results(trainer, frame, metrics, pictures([data], detector.pictures), folder)
     for logger in trainer.loggers:
         logger.finalize("success")
     return metrics

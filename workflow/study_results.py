@@ -71,7 +71,7 @@ def write_study(study: Study, results: Results, folder: Path, targets: "Targets 
         folder,
         frame,
         one,
-        _pictures(results),
+        pipeline.pictures(results.modules, dict.fromkeys(name for each in results.detectors.values() for name in each.pictures)),
         facts,
         warnings=warnings,
         reals_from=study.reals_from,
@@ -104,16 +104,3 @@ def _vectors(results: Results) -> dict[str, Any]:
         if loads:
             found[name] = lambda keys, loads=loads: np.concatenate([loads[key]([key]) for key in keys])
     return found
-
-
-def _pictures(results: Results) -> Any:
-    """The pictures that the detectors saw of an image, by key; of the first cell that has it."""
-    from workflow import pipeline
-
-    names = list(dict.fromkeys(name for detector in results.detectors.values() for name in detector.pictures))
-    where = {record.key: data for data in reversed(results.modules) for record in data.records()}
-
-    def load(key: str) -> Any:
-        return pipeline.pictures(where[key], [record for record in where[key].records() if record.key == key], names)(key)
-
-    return load

@@ -53,9 +53,18 @@ def legible(name: str) -> str:
     return f" {escaped}" if escaped.startswith("_") else escaped
 
 
-def svg(figure: "Figure") -> bytes:
-    """The figure as SVG, its text as outlines, so that it needs no fonts."""
-    return _rendered(figure, format="svg", metadata={"Date": None, "Creator": None})
+def svg(figure: "Figure", *, outlines: bool = True) -> bytes:
+    """The figure as SVG.
+
+    Args:
+        figure: What is drawn.
+        outlines: Text as outlines, which need no fonts, as a file of its own should; else as text, with fewer bytes, in the fonts of the
+            page that it stands in.
+    """
+    from matplotlib import rc_context
+
+    with rc_context({"svg.fonttype": "path" if outlines else "none", "svg.hashsalt": "undertow"}):
+        return _rendered(figure, format="svg", metadata={"Date": None, "Creator": None})
 
 
 def saved(folder: Path, figures: "Mapping[str, Figure]") -> list[Path]:

@@ -51,7 +51,9 @@ def _sentences(name: str, document: Mapping[str, Any]) -> list[str]:
     perturbed = {each: record for each, record in document["perturbations"].items() if each != CLEAN}
     if not document["has_clean"]:
         return [f"{name} was not measured on images as they are ({CLEAN}), so there is no change to be told."]
-    count = f"{len(perturbed)} perturbation{'s' * (len(perturbed) != 1)}"
+    if len(perturbed) == 1:
+        return _of_one(name, document, *next(iter(perturbed.items())))
+    count = f"{len(perturbed)} perturbations"
     lost = {each: record["all"]["auroc"] for each, record in perturbed.items() if RANKING_LOST in record["verdict"]}
     said = []
     if lost:
@@ -81,6 +83,19 @@ def _sentences(name: str, document: Mapping[str, Any]) -> list[str]:
         said.append(f"Images that were not scored both ways are left out: {left_out[most]:,} under {most}, which lacks most.")
     told = " ".join(said)
     return [told if name == "It" or told.startswith(name) else f"{name}: {told}"] if said else []
+
+
+def _of_one(name: str, document: Mapping[str, Any], under: str, record: Mapping[str, Any]) -> list[str]:
+    """The verdict and the numbers behind it, where there is only one perturbation."""
+    ranked, alarms = record["all"]["auroc"], record["all"]["fpr"]
+    said = f"{name} under {under}: {record['verdict']}"
+    if ranked["value"]["value"] is not None and ranked["clean"]["value"] is not None:
+        said += f". AUROC is {ranked['value']['value']:.3f} instead of {ranked['clean']['value']:.3f} on the same images"
+    if alarms["value"]["value"] is not None:
+        wanted = "" if document["wanted_fpr"] is None else f"; {percent(document['wanted_fpr'])} were wanted"
+        said += f", and {percent(alarms['value']['value'])} of the real images are called fake{wanted}"
+    left_out = f" Images that were not scored both ways are left out: {record['n_left_out']:,}." if record["n_left_out"] else ""
+    return [f"{said}.{left_out}"]
 
 
 def _charts(documents: Documents, found: Mapping[str, Any]) -> list[Chart]:

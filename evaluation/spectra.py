@@ -29,7 +29,7 @@ IMAGES = 200  # of each generator and each source of reals
 FITS = 0.9  # share of images that the side must fit
 COLUMNS = (
     *("dataset", "generator", "label", "images", "too_small", "failed", "side"),
-    *("fx", "fy", "height_db", "limit_db", "reals_db", "stands_out", "own", "reason"),
+    *("fx", "fy", "height_db", "typical_db", "limit_db", "reals_db", "stands_out", "own", "reason"),
 )
 _SLICE = 16  # images at a time: their spectra are held together
 _WORKERS = 4
@@ -201,7 +201,8 @@ def write_peaks(folder: Path, found: Spectra) -> Path:
         common = {name: getattr(group, name) for name in names}
         rows += [common] * (not group.peaks)
         for peak in group.peaks:
-            numbers = {"fx": peak.fx, "fy": peak.fy, "height_db": peak.height, "limit_db": peak.limit, "reals_db": peak.reals}
+            numbers: dict[str, Any] = {"fx": peak.fx, "fy": peak.fy, "height_db": peak.height, "typical_db": peak.typical}
+            numbers |= {"limit_db": peak.limit, "reals_db": peak.reals}
             rows.append(common | numbers | {"stands_out": peak.stands_out, "own": None if peak.reals is None else peak.own})
     return write_csv(folder / "spectrum_peaks.csv", rows, COLUMNS)
 

@@ -40,6 +40,7 @@ LEAST_RADIUS = 0.05  # cycles a pixel: below is what images show, not how they w
 LEAST_HEIGHT = 3.0  # dB
 ABOVE_REALS = 3.0  # dB
 PEAKS = 6  # of the generator's own, and of others
+_DECIBELS = 10 / np.log(10)  # a natural logarithm of power
 _APART = 3  # frequencies; a pure wave is three wide under the window
 
 
@@ -51,6 +52,7 @@ class Peak:
         fx: Cycles a pixel across, in [0, 0.5].
         fy: Cycles a pixel down, in (-0.5, 0.5].
         height: Power over that of the surroundings, in dB.
+        typical: Height in the mean of the logarithms of power, in dB: that of the typical image.
         limit: Height that noise exceeds somewhere with a probability of 0.05, in dB; at least 3.
         reals: Height of the same frequency in the reals; None where there are no reals to compare with.
         stands_out: Whether it is above the limit, and in many images.
@@ -60,6 +62,7 @@ class Peak:
     fx: float
     fy: float
     height: float
+    typical: float
     limit: float
     reals: float | None
     stands_out: bool
@@ -74,24 +77,24 @@ def find_peaks(sums: Sums, reals: Sums | None) -> list[Peak]:
 
     Args:
         sums: Of the generator's images.
-        reals: Of the reals that it is measured against, of the same side; of reals, and where there are fewer than `LEAST_IMAGES`, None.
+        reals: Of the reals that it is measured against, of the same side, where there are any; fewer than `LEAST_IMAGES` do not count.
 
     Returns:
         The highest first.
     """
-    found = heights(sums)
-    theirs = None if reals is None else heights(reals)
+    found, typical = heights(sums), typical_heights(sums)
+    theirs = None if reals is None or reals.images < LEAST_IMAGES else heights(reals)
     limits = np.maximum(chance(sums), LEAST_HEIGHT)
-    out = (found > limits) & in_many(sums) & (sums.images >= LEAST_IMAGES)
+    out = (found > limits) & (typical > typical_chance(sums)) & (sums.images >= LEAST_IMAGES)
     own = np.zeros_like(out) if theirs is None else out & (found >= theirs + ABOVE_REALS)
     tops = searched(sums.side) & _local_maxima(sums.power)
     places = [*_apart(np.where(tops & own, found, -np.inf)), *_apart(np.where(tops & ~own, found, -np.inf))]
     peaks = []
-    for row, column in sorted(places, key=lambda place: -found[place]):
-        fy = row / sums.side - (1 if 2 * row > sums.side else 0)
-        at_reals = None if theirs is None else float(theirs[row, column])
-        flags = bool(out[row, column]), bool(own[row, column])
-        peaks.append(Peak(column / sums.side, fy, float(found[row, column]), float(limits[row, column]), at_reals, *flags))
+    for place in sorted(places, key=lambda each: -found[each]):
+        fx, fy = place[1] / sums.side, place[0] / sums.side
+        at_reals = None if theirs is None else float(theirs[place])
+        height, middle, limit = (float(each[place]) for each in (found, typical, limits))
+        peaks.append(Peak(fx, fy - (fy > 0.5), height, middle, limit, at_reals, bool(out[place]), bool(own[place])))
     return peaks
 
 
@@ -127,20 +130,26 @@ def chance(sums: Sums) -> Plane:
     from scipy.special import gammainccinv, gammaincinv  # scipy.stats takes seconds to import
 
     images = np.clip(_around(sums), 1, sums.images)
-    shapes = images / (1 + _mirrored(sums.side) ** 2)  # half the degrees of freedom
+    shapes = images * _shapes(sums.side)
     quantile = gammainccinv(shapes, LEVEL / searched(sums.side).sum()) / shapes
     return decibels(quantile / (gammaincinv(images, 0.5) / images))
 
 
-def in_many(sums: Sums) -> NDArray[np.bool_]:
-    """Whether the mean logarithm of a frequency's power exceeds its surroundings' by more than chance, `[S, S / 2 + 1]`."""
-    from scipy.special import digamma, ndtri, polygamma
+def typical_heights(sums: Sums) -> Plane:
+    """As `heights`, of the mean of the logarithms of power: as high as in the typical image, in dB, `[S, S / 2 + 1]`."""
+    from scipy.special import digamma
 
-    shapes = 1 / (1 + _mirrored(sums.side) ** 2)
-    logs = sums.logs / sums.images - (digamma(shapes) - np.log(shapes))  # all are to be 0 for noise of power 1
-    above = logs - surroundings(whole(logs))[:, : sums.side // 2 + 1]
-    limits = -ndtri(LEVEL / searched(sums.side).sum()) * np.sqrt(polygamma(1, shapes) / sums.images)
-    found: NDArray[np.bool_] = above > limits
+    shapes = _shapes(sums.side)
+    logs = sums.logs / sums.images - (digamma(shapes) - np.log(shapes))  # of noise of power 1 they would be 0
+    return _DECIBELS * (logs - surroundings(whole(logs))[:, : sums.side // 2 + 1])
+
+
+def typical_chance(sums: Sums) -> Plane:
+    """As `chance`, for `typical_heights`."""
+    from scipy.special import ndtri, polygamma
+
+    deviations = np.sqrt(polygamma(1, _shapes(sums.side)) / sums.images)
+    found: Plane = -_DECIBELS * ndtri(LEVEL / searched(sums.side).sum()) * deviations
     return found
 
 
@@ -166,11 +175,14 @@ def _around(sums: Sums) -> Plane:
 
 
 @lru_cache(maxsize=8)
-def _mirrored(side: int) -> Plane:
-    """|E X²| / E |X|² of the transform X of white noise under the window: |FFT(w²)| at twice the frequency, over that at 0."""
+def _shapes(side: int) -> Plane:
+    """Half the degrees of freedom of one periodogram, `[side, side / 2 + 1]`: 1 / (1 + r²), 1/2 where the transform is real.
+
+    r is |E X²| / E |X|² of the transform X of white noise under the window w: |FFT(w²)| at twice the frequency, over that at 0.
+    """
     spectrum = np.abs(np.fft.fft2(hann(side) ** 2)) / (hann(side) ** 2).sum()
     twice = 2 * np.arange(side) % side
-    found: Plane = spectrum[np.ix_(twice, twice[: side // 2 + 1])]
+    found: Plane = 1 / (1 + spectrum[np.ix_(twice, twice[: side // 2 + 1])] ** 2)
     return found
 
 

@@ -19,6 +19,7 @@ MOST = 12  # spectra in a figure
 _PIXELS = 128  # of a map, down and across
 _COLUMNS = 4
 _TITLE = 27  # characters that fit above a map
+_WHOLE = 44  # characters of a name in a legend
 _HALF = 36  # characters that fit into half a legend
 _DASHES: Sequence[Any] = ("-", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 _OF_REALS: Sequence[Any] = ((0, (4, 2)), (0, (7, 2)), (0, (2, 1.5)), (0, (4, 2, 1, 2)))
@@ -64,7 +65,7 @@ def spectrum_profile_figure(found: Spectra, theme: Theme = LIGHT) -> "Figure":
         theme: Colours.
     """
     shown = chosen(found)
-    names = [legible(group.name) + ("" if group.label else " (real)") for group in shown]
+    names = [legible(_cut(group.name, _WHOLE)) + ("" if group.label else " (real)") for group in shown]
     columns = 2 if len(shown) > 3 and max(map(len, names)) <= _HALF else 1
     figure, axes = canvas(theme, 6.4, 3.6 + 0.2 * -(-len(shown) // columns))
     handles, lowest, highest = [], [], []
@@ -174,6 +175,6 @@ def _title(group: Spectrum) -> str:
     return f"{legible(first)}\n{legible(second)}\n{counted}"
 
 
-def _cut(name: str) -> str:
-    """A name with an end like others' keeps its end."""
-    return name if len(name) <= _TITLE else f"{name[: _TITLE - 12]}…{name[-11:]}"
+def _cut(name: str, most: int = _TITLE) -> str:
+    """At most `most` characters of a name, the last of them too: names of versions differ at their ends."""
+    return name if len(name) <= most else f"{name[: most - 12]}…{name[-11:]}"

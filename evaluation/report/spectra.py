@@ -82,9 +82,10 @@ def _own(group: Spectrum) -> str:
 def _rule(found: Spectra) -> str:
     others = " or of the data set named for them" if found.reals_from else ""
     return (
-        f"A peak counts where it is at least {LEAST_HEIGHT:g} dB above the median around it, and above what noise reaches anywhere in one "
-        "of 20 spectra; where the typical image has it too (the mean of the logarithms, above chance), since one image with a strong pattern "
-        f"can make a peak of the mean; and where it is at least {ABOVE_REALS:g} dB higher than in the reals of its data set{others}."
+        f"A peak counts where it is at least {LEAST_HEIGHT:g} dB above the median around it, and above what noise reaches anywhere in "
+        "one of 20 spectra; where the typical image has it too (the mean of the logarithms, above chance), since one image with a "
+        f"strong pattern can make a peak of the mean; and where it is at least {ABOVE_REALS:g} dB higher than in the reals of its data "
+        f"set{others}."
     )
 
 
@@ -147,7 +148,8 @@ def _counted(count: int) -> str:
 
 
 def _compared(group: Spectrum) -> bool:
-    return any(peak.reals is not None for peak in group.peaks)
+    """Whether peaks could be called its own: it has enough images, and so have its reals."""
+    return group.images >= LEAST_IMAGES and any(peak.reals is not None for peak in group.peaks)
 
 
 def _on_blocks(peak: Peak) -> bool:

@@ -22,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evaluation.periodograms import SIDES, Plane, Sums, centre, decibels, periodogram, radial_profile, relative, residual
-from evaluation.spectral_peaks import Peak, find_peaks
+from evaluation.spectral_peaks import Peak, find_peaks, heights_of_reals
 from evaluation.tables import write_csv
 
 IMAGES = 200  # of each generator and each source of reals
@@ -167,7 +167,7 @@ def spectra(
     for (group, _), powers in zip(todo, _spectra_of([key for _, key in todo], load, progress), strict=True):
         tallies[group].add(powers)
     sides = _sides(tallies, sources)
-    reals = _reals(tallies, sides, sources)
+    reals = {home: heights_of_reals(sums) for home, sums in _reals(tallies, sides).items()}
     groups = []
     for group, tally in sorted(tallies.items()):
         home = sources.get(group[0], group[0])
@@ -261,7 +261,7 @@ def _fits(side: int, tallies: Mapping[_Group, _Tally], groups: Sequence[_Group])
     return loaded > 0 and sum(tallies[group].fitting(side) for group in groups) >= FITS * loaded
 
 
-def _reals(tallies: Mapping[_Group, _Tally], sides: Mapping[str, int | None], sources: Mapping[str, str]) -> dict[str, Sums]:
+def _reals(tallies: Mapping[_Group, _Tally], sides: Mapping[str, int | None]) -> dict[str, Sums]:
     """All reals of a data set together, at the side of those that are compared with them."""
     found: dict[str, Sums] = {}
     for (dataset, label, _), tally in tallies.items():
@@ -272,7 +272,7 @@ def _reals(tallies: Mapping[_Group, _Tally], sides: Mapping[str, int | None], so
     return found
 
 
-def _spectrum(group: _Group, tally: _Tally, side: int | None, reals: Sums | None) -> Spectrum:
+def _spectrum(group: _Group, tally: _Tally, side: int | None, reals: Plane | None) -> Spectrum:
     dataset, label, generator = group
     if side is None or side not in tally.sums or not tally.sums[side].power.any():
         missing = 0 if side is None else tally.loaded - tally.fitting(side)

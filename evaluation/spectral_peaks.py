@@ -69,7 +69,7 @@ class Peak:
     own: bool
 
 
-def find_peaks(sums: Sums, reals: Sums | None) -> list[Peak]:
+def find_peaks(sums: Sums, reals: Plane | None) -> list[Peak]:
     """The highest peaks of a spectrum: at most `PEAKS` of its own, and as many others.
 
     Peaks are local maxima of power, one of each pair of mirror images, at least `LEAST_RADIUS` from the frequency 0 and three frequencies
@@ -77,22 +77,21 @@ def find_peaks(sums: Sums, reals: Sums | None) -> list[Peak]:
 
     Args:
         sums: Of the generator's images.
-        reals: Of the reals that it is measured against, of the same side, where there are any; fewer than `LEAST_IMAGES` do not count.
+        reals: `heights_of_reals` of the reals that it is measured against, of the same side; None for those of reals themselves.
 
     Returns:
         The highest first.
     """
     found, typical = heights(sums), typical_heights(sums)
-    theirs = None if reals is None or reals.images < LEAST_IMAGES else heights(reals)
     limits = np.maximum(chance(sums), LEAST_HEIGHT)
     out = (found > limits) & (typical > typical_chance(sums)) & (sums.images >= LEAST_IMAGES)
-    own = np.zeros_like(out) if theirs is None else out & (found >= theirs + ABOVE_REALS)
+    own = np.zeros_like(out) if reals is None else out & (found >= reals + ABOVE_REALS)
     tops = searched(sums.side) & _local_maxima(sums.power)
     places = [*_apart(np.where(tops & own, found, -np.inf)), *_apart(np.where(tops & ~own, found, -np.inf))]
     peaks = []
     for place in sorted(places, key=lambda each: -found[each]):
         fx, fy = place[1] / sums.side, place[0] / sums.side
-        at_reals = None if theirs is None else float(theirs[place])
+        at_reals = None if reals is None else float(reals[place])
         height, middle, limit = (float(each[place]) for each in (found, typical, limits))
         peaks.append(Peak(fx, fy - (fy > 0.5), height, middle, limit, at_reals, bool(out[place]), bool(own[place])))
     return peaks
@@ -100,28 +99,34 @@ def find_peaks(sums: Sums, reals: Sums | None) -> list[Peak]:
 
 def heights(sums: Sums) -> Plane:
     """Of each frequency its power over the median of its surroundings, in dB, `[S, S / 2 + 1]`; 0 where there is no power at all."""
-    power = whole(sums.power)
-    mean = float(power.mean())
+    mean = float(sums.power.mean())
     if not mean > 0:
         return np.zeros_like(sums.power)
-    found = decibels(power / mean) - decibels(surroundings(power) / mean)
-    return found[:, : sums.side // 2 + 1]
+    return decibels(sums.power / mean) - decibels(surroundings(sums.power) / mean)
 
 
-def surroundings(power: NDArray[np.float64]) -> Plane:
-    """Median power around each frequency, `[S, S]`; on the axes at least that along them.
+def heights_of_reals(reals: Sums | None) -> Plane | None:
+    """What a generator's peaks are compared with: the reals' `heights`, None where there are fewer than `LEAST_IMAGES`."""
+    return None if reals is None or reals.images < LEAST_IMAGES else heights(reals)
+
+
+def surroundings(half: NDArray[np.float64]) -> Plane:
+    """Median around each frequency, of the shape of `half`; on the axes at least that along them.
 
     Args:
-        power: `[S, S]`, the frequency 0 first.
+        half: `[S, S / 2 + 1]`.
     """
     from scipy.ndimage import median_filter
 
-    size = _size(len(power))
-    around = median_filter(power, size=size, mode="wrap")
-    axes = [-1, 0, 1]  # the window makes an axis three frequencies wide
-    around[axes] = np.maximum(around[axes], median_filter(power[axes], size=(1, size), mode="wrap"))
-    around[:, axes] = np.maximum(around[:, axes], median_filter(power[:, axes], size=(size, 1), mode="wrap"))
-    found: Plane = around
+    both, size = whole(half), _size(len(half))
+    reach = size // 2
+    # The half that is wanted, with as much on both sides as the filter reaches: half the time.
+    wide = both[:, np.arange(-reach, half.shape[1] + reach) % len(both)]
+    around = median_filter(wide, size=size, mode="wrap")
+    rows, columns = [-1, 0, 1], [0, 1]  # the window makes an axis three frequencies wide
+    around[rows] = np.maximum(around[rows], median_filter(wide[rows], size=(1, size), mode="wrap"))
+    found: Plane = around[:, reach:-reach]
+    found[:, columns] = np.maximum(found[:, columns], median_filter(both[:, columns], size=(size, 1), mode="wrap"))
     return found
 
 
@@ -141,7 +146,7 @@ def typical_heights(sums: Sums) -> Plane:
 
     shapes = _shapes(sums.side)
     logs = sums.logs / sums.images - (digamma(shapes) - np.log(shapes))  # of noise of power 1 they would be 0
-    return _DECIBELS * (logs - surroundings(whole(logs))[:, : sums.side // 2 + 1])
+    return _DECIBELS * (logs - surroundings(logs))
 
 
 def typical_chance(sums: Sums) -> Plane:
@@ -170,7 +175,7 @@ def _around(sums: Sums) -> Plane:
     """The median number of equivalent images around each frequency."""
     from scipy.ndimage import median_filter
 
-    around: Plane = median_filter(whole(sums.equivalent), size=_size(sums.side), mode="wrap")
+    around: Plane = median_filter(whole(sums.equivalent), size=9, mode="wrap")
     return around[:, : sums.side // 2 + 1]
 
 

@@ -6,11 +6,16 @@ from scipy.ndimage import median_filter
 from scipy.stats import gamma
 
 from evaluation.periodograms import Sums, hann, periodogram, whole
-from evaluation.spectral_peaks import _shapes, chance, find_peaks, heights, searched, surroundings, typical_chance, typical_heights
+from evaluation.spectral_peaks import _shapes, chance, heights, heights_of_reals, searched, surroundings, typical_chance, typical_heights
+from evaluation.spectral_peaks import find_peaks as find
 
 
 def sums(values):
     return Sums.of(np.array([periodogram(each) for each in values]))
+
+
+def find_peaks(made, reals):
+    return find(made, heights_of_reals(reals))
 
 
 def noise(side, images, seed=0):
@@ -139,10 +144,11 @@ def test_a_ridge_on_an_axis_is_no_row_of_peaks():
 
 
 def test_surroundings_are_medians():
-    power = np.random.default_rng(0).exponential(size=(32, 32))
-    found = surroundings(power)
-    np.testing.assert_array_equal(found[3:-3, 3:-3], median_filter(power, 9, mode="wrap")[3:-3, 3:-3])
+    half = sums(noise(32, 1)).power
+    power, found = whole(half), surroundings(half)
+    np.testing.assert_array_equal(found[2:-1, 2:], median_filter(power, 9, mode="wrap")[2:-1, 2:17])
     assert found[0, 10] == max(np.median(np.roll(power, 4, 0)[:9, 6:15]), np.median(power[0, 6:15]))
+    assert found[10, 0] == max(np.median(np.roll(power, 4, 1)[6:15, :9]), np.median(power[6:15, 0]))
 
 
 def test_no_power_has_no_peak():

@@ -10,6 +10,7 @@ share their reals: powers of a wave and of noise grow differently with the side,
 """
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,6 @@ COLUMNS = (
     *("fx", "fy", "height_db", "typical_db", "limit_db", "reals_db", "stands_out", "own", "reason"),
 )
 _SLICE = 16  # images at a time: their spectra are held together
-_WORKERS = 4
 
 Pixels = Callable[[str], NDArray[np.uint8]]
 """From a key to its image in its own pixels, uint8 `[H, W, 3]`; it is called from several threads."""
@@ -210,7 +210,7 @@ def write_peaks(folder: Path, found: Spectra) -> Path:
 def _spectra_of(keys: Sequence[str], load: Pixels, progress: Progress | None) -> Iterator[Mapping[int, Plane] | str]:
     """Of each image its periodograms by side, or why it could not be loaded."""
     # In slices, for a pool's map would run ahead of what is summed and hold the spectra of all images.
-    with ThreadPoolExecutor(_WORKERS) as pool:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         part: list[str] = []
         for key in (progress or _bar)(keys):
             part.append(key)

@@ -19,7 +19,7 @@ from modules.metrics.functional import curve
 from tests.evaluation.classes import random_answers, trained
 from tests.evaluation.rows import THRESHOLD, some_rows, usual_table
 from tests.workflow.wandb_runs import logged, media
-from workflow.charts import _kept, family_values, log_results
+from workflow.charts import _kept, family_values, figures, log_results
 from workflow.tracking import _end_service, wandb_logger
 
 
@@ -180,6 +180,39 @@ def test_confusion_matrices_are_tables_and_pictures(log, tmp_path):
         (sent,) = tmp_path.glob(f"wandb/offline-run-*/files/{row[f'test/figures/confusion_{name}']['path']}")
         assert sent.read_bytes() == (tmp_path / "figures" / f"confusion_{name}.png").read_bytes()
     assert "test/figures/embedding_map" not in row
+
+
+def draw(folder, *names):
+    """Small pictures in place of figures."""
+    for shade, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (3, 2), shade).save(folder / name, "PNG")
+
+
+def sent(folder, row):
+    """By the name below `test/figures/` the bytes of what a row of W&B's log has there."""
+    told = {name.removeprefix("test/figures/"): each for name, each in row.items() if name.startswith("test/figures/")}
+    paths = {name: folder.glob(f"wandb/offline-run-*/files/{each['path']}") for name, each in told.items()}
+    return {name: path.read_bytes() for name, (path,) in paths.items()}
+
+
+def test_all_figures_are_sent_also_those_in_folders(log, tmp_path, caplog):
+    names = ["roc", "distributions", "jpeg_40+blur_1.0/shortcuts", "clip@1.5/roc"]
+    draw(tmp_path / "figures", *(f"{name}.png" for name in names))
+    (tmp_path / "figures" / "roc.svg").write_text("<svg/>")
+    (tmp_path / "figures" / "broken.png").write_bytes((tmp_path / "figures" / "roc.png").read_bytes()[:40])
+    _, (row,), _ = log(usual_table(), folder=tmp_path)
+    assert sent(tmp_path, row) == {name: (tmp_path / "figures" / f"{name}.png").read_bytes() for name in names}
+    assert "no test/figures/broken in W&B" in caplog.text
+
+
+def test_figures_beyond_the_most_are_left_out_and_said(tmp_path, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("workflow.charts.FIGURES", 3)
+    draw(tmp_path, "b.png", "a/deep.png", "c.png", "a.png", "z/x.png")
+    assert list(figures(tmp_path, [tmp_path / "z"])) == [f"test/figures/{name}" for name in ("a", "b", "c")]
+    assert f"W&B is sent 3 of the 4 figures of this run; all of them are under {tmp_path}" in caplog.text
+    assert figures(tmp_path / "nowhere") == {}
 
 
 def test_values_of_classes_are_plain_numbers():

@@ -196,13 +196,22 @@ def mistakes(frame: pd.DataFrame, threshold: float | None, load: Load) -> Any:
 
 def by_generator(document: Mapping[str, Any]) -> Any:
     """The numbers of `metrics.json`, a row for all images and one for each generator, with their intervals."""
+    return numbers(({"generator": name}, record) for name, record in {"all": document["overall"], **document["by_generator"]}.items())
+
+
+def numbers(records: Iterable[tuple[Mapping[str, str], Mapping[str, Any]]]) -> Any:
+    """Records M of `metrics.json` as W&B's table: a row each, a column for each statistic and for both ends of its interval.
+
+    Args:
+        records: Each with the columns that say of what it is.
+    """
     import wandb
 
     rows = []
-    for name, record in {"all": document["overall"], **document["by_generator"]}.items():
+    for of_what, record in records:
         cells = {statistic: record[statistic] for statistic in _STATISTICS}
         cells |= {f"tpr_at_fpr_{fpr}": cell for fpr, cell in record["tpr_at_fpr"].items()}
-        row = {"generator": name, "n_real": record["n_real"], "n_fake": record["n_fake"]}
+        row = {**of_what, "n_real": record["n_real"], "n_fake": record["n_fake"]}
         for statistic, cell in cells.items():
             row |= {statistic: cell["value"], f"{statistic}_low": cell["low"], f"{statistic}_high": cell["high"]}
         rows.append(row)

@@ -18,9 +18,9 @@ from evaluation.statistics import against_reals, metrics_document
 from modules.metrics.functional import curve
 from tests.evaluation.classes import random_answers, trained
 from tests.evaluation.rows import THRESHOLD, some_rows, usual_table
-from tests.workflow.wandb_runs import logged, media
+from tests.workflow.wandb_runs import draw, logged, media, starts
 from workflow.charts import _kept, family_values, figures, log_results
-from workflow.tracking import _end_service, wandb_logger
+from workflow.tracking import end_service, wandb_logger
 
 
 def pictures(key):
@@ -41,11 +41,11 @@ def log(tmp_path, monkeypatch):
         trainer = SimpleNamespace(loggers=[logger], global_step=7, checkpoint_callbacks=list(callbacks))
         log_results(trainer, frame, metrics, load, folder)
         summary = dict(logger.experiment.summary)
-        _end_service()
+        end_service()
         return metrics, logged(tmp_path), summary
 
     yield run
-    _end_service()
+    end_service()
 
 
 def table_of(folder, description):
@@ -182,27 +182,14 @@ def test_confusion_matrices_are_tables_and_pictures(log, tmp_path):
     assert "test/figures/embedding_map" not in row
 
 
-def draw(folder, *names):
-    """Small pictures in place of figures."""
-    for shade, name in enumerate(names):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (3, 2), shade).save(folder / name, "PNG")
-
-
-def sent(folder, row):
-    """By the name below `test/figures/` the bytes of what a row of W&B's log has there."""
-    told = {name.removeprefix("test/figures/"): each for name, each in row.items() if name.startswith("test/figures/")}
-    paths = {name: folder.glob(f"wandb/offline-run-*/files/{each['path']}") for name, each in told.items()}
-    return {name: path.read_bytes() for name, (path,) in paths.items()}
-
-
 def test_all_figures_are_sent_also_those_in_folders(log, tmp_path, caplog):
     names = ["roc", "distributions", "jpeg_40+blur_1.0/shortcuts", "clip@1.5/roc"]
     draw(tmp_path / "figures", *(f"{name}.png" for name in names))
     (tmp_path / "figures" / "roc.svg").write_text("<svg/>")
     (tmp_path / "figures" / "broken.png").write_bytes((tmp_path / "figures" / "roc.png").read_bytes()[:40])
     _, (row,), _ = log(usual_table(), folder=tmp_path)
-    assert sent(tmp_path, row) == {name: (tmp_path / "figures" / f"{name}.png").read_bytes() for name in names}
+    assert list(name for name in row if name.startswith("test/figures/")) == [f"test/figures/{name}" for name in sorted(names)]
+    assert starts(tmp_path)[0].figures() == {name: (tmp_path / "figures" / f"{name}.png").read_bytes() for name in names}
     assert "no test/figures/broken in W&B" in caplog.text
 
 

@@ -6,7 +6,7 @@ They are made when all is measured and written. Nothing that W&B does stops a st
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,14 @@ import pandas as pd
 from evaluation.report import Load
 from evaluation.results import _folders as folders_of  # the very names of the folders that it saves figures in
 from evaluation.tables import Documents, documents_of
+from modules.detectors.checkpoint import trained_settings
 from workflow import charts
 from workflow.fitting import folder_name
 from workflow.pipeline import flat_metrics
 from workflow.tracking import end_service, how_to_sync, unsynced, wandb_logger
 
 if TYPE_CHECKING:
+    from workflow.adaptation import Adaptation
     from workflow.study import Results, Study
 
 log = logging.getLogger("undertow")
@@ -73,6 +75,24 @@ def runs_of(study: "Study", results: "Results", folder: Path, config: Mapping[st
         for name, path in zip(results.detectors, study.detectors.values(), strict=True)
     }
     return Runs(folder, folder.name if all(study.detectors) else next(iter(detectors)), config, detectors)
+
+
+def runs_of_adaptation(job: "Adaptation", config: Mapping[str, Any], checkpoints: Mapping[str, Path]) -> Runs:
+    """The runs of what `adapt.py` measured: of the head before and after, and of both.
+
+    Args:
+        job: What was adapted to what.
+        config: Of the run that trained the head.
+        checkpoints: Of the heads, by name.
+    """
+    told = {**config, "adaptation": {each.name: _plain(getattr(job, each.name)) for each in fields(job)}}
+    heads = {name: {"model": trained_settings(str(path)), "checkpoint": str(path)} for name, path in checkpoints.items()}
+    return Runs(job.folder, job.folder.name, told, heads)
+
+
+def wants_wandb(logger: Any) -> bool:
+    """Whether a configuration of training, by what it says of `trainer.logger`, is one that logs to W&B."""
+    return str(logger).lower() in ("none", "null", "true")
 
 
 def log_study(runs: Runs, frame: pd.DataFrame, metrics: Mapping[str, Any], load: Load, warnings: Sequence[str] = ()) -> None:
@@ -164,6 +184,10 @@ def _config(runs: Runs, name: str) -> dict[str, Any]:
     """The command's configuration with what is the detector's own, where a run of training has it."""
     more = runs.detectors.get(name, {})
     return {**runs.config, **more, "data": {**(runs.config.get("data") or {}), **more.get("data", {})}}
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
 
 
 def _send(runs: Runs, run: _Run) -> bool:

@@ -229,9 +229,10 @@ def test_two_processes_measure_what_one_does(place, first, manifest):
     rows.iloc[:-1].to_csv(place / "odd.csv", index=False)
     command = single(place, first, place / "odd.csv")
     alone = evaluate.main([*command, "--name=alone"])
-    two = [*command, "--name=together", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    two = [*command, "--name=together", "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.logger=true"]
     done = subprocess.run([sys.executable, "evaluate.py", *two], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert [len(run.rows) for run in starts(alone.with_name("together"))] == [1]  # rank 0 alone logs
     tables = [pd.read_parquet(folder / "predictions.parquet").set_index("key").score for folder in (alone, alone.with_name("together"))]
     assert len(tables[0]) == len(tables[1]) == len(rows) - 1
     np.testing.assert_allclose(tables[0], tables[1][tables[0].index], atol=1e-5)

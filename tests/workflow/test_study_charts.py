@@ -2,6 +2,9 @@
 
 import logging
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -9,10 +12,10 @@ import pytest
 from evaluation.predictions import make_table
 from evaluation.statistics import metrics_document
 from tests.evaluation.rows import THRESHOLD, some_rows
-from tests.workflow.wandb_runs import draw, starts
+from tests.workflow.wandb_runs import draw, server, starts
 from workflow.pipeline import flat_metrics
 from workflow.study_charts import Runs, log_study
-from workflow.tracking import end_service
+from workflow.tracking import end_service, unsynced
 
 PERTURBATIONS = ("none", "resize_0.5+jpeg_75")
 DETECTORS = {
@@ -188,3 +191,20 @@ def test_pictures_can_be_kept_here(study, monkeypatch):
     (run,) = starts(study)
     assert list(run.table("test/mistakes").columns) == ["generator", "label", "score", "verdict", "key"]
     assert run.figures().keys() == {"roc"}
+
+
+def test_one_command_sends_all_runs_of_a_study(study, monkeypatch):
+    monkeypatch.setattr("workflow.charts.made", lambda charts: {})  # tables need more of a server than the stand-in is
+    metrics = logs(study, *DETECTORS)["detectors"]
+    logs(study, *DETECTORS)
+    with server() as receiving:
+        environment = os.environ | {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": receiving.url}
+        environment.pop("WANDB_MODE")
+        command = [Path(sys.executable).with_name("wandb"), "sync", study / "wandb"]
+        subprocess.run(command, env=environment, check=True, timeout=120)
+    assert unsynced(study) == []
+    found = {run["displayName"]: run for run in receiving.runs.values()}
+    assert found.keys() == {"study", *(f"study/{name}" for name in DETECTORS)}
+    for name in DETECTORS:
+        rows = [row for _, row in sorted(found[f"study/{name}"]["rows"].items())]
+        assert [row["test/auroc"] for row in rows] == [pytest.approx(metrics[name]["overall"]["auroc"]["value"])] * 2

@@ -174,11 +174,11 @@ def check_wandb(folder):
     assert {run.group for run in (before, after, both, training)} == {folder.name}
     assert [run.job_type for run in (before, after, both)] == ["evaluation/before", "evaluation/after", "study"]
     metrics = json.loads((folder / "metrics.json").read_text())["detectors"]
-    for run, name in ((before, "before"), (after, "after")):
-        assert run.name == f"{folder.name}/{name}"
+    for each, name in ((before, "before"), (after, "after")):
+        assert each.name == f"{folder.name}/{name}"
         expected = metrics[name]["by_generator"]["new-newgan/newgan"]["auroc"]["value"]
-        assert run.rows[0]["test/new-newgan/newgan/auroc"] == expected
-        assert run.config["adaptation"]["generator"] == "newgan"
+        assert each.rows[0]["test/new-newgan/newgan/auroc"] == expected
+        assert each.config["adaptation"]["generator"] == "newgan"
     assert after.config["checkpoint"] == str(new_head(folder))
 
 

@@ -188,7 +188,6 @@ def test_all_figures_are_sent_also_those_in_folders(log, tmp_path, caplog):
     (tmp_path / "figures" / "roc.svg").write_text("<svg/>")
     (tmp_path / "figures" / "broken.png").write_bytes((tmp_path / "figures" / "roc.png").read_bytes()[:40])
     _, (row,), _ = log(usual_table(), folder=tmp_path)
-    assert list(name for name in row if name.startswith("test/figures/")) == [f"test/figures/{name}" for name in sorted(names)]
     assert starts(tmp_path)[0].figures() == {name: (tmp_path / "figures" / f"{name}.png").read_bytes() for name in names}
     assert "no test/figures/broken in W&B" in caplog.text
 

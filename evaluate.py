@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
@@ -93,6 +94,12 @@ def parser() -> LightningArgumentParser:
     built.add_class_arguments(FeatureDataModule, "data", skip=FROM_CHECKPOINT | TRAINING_ONLY | {"source"}, instantiate=False)
     others = set(inspect.signature(Trainer).parameters) - set(HARDWARE)
     built.add_class_arguments(Trainer, "trainer", skip=others, instantiate=False)
+    built.add_argument(
+        "--trainer.logger",
+        type=bool,
+        default=True,
+        help="false: nothing is logged to W&B, neither what is measured nor the training of detectors that are fitted first",
+    )
     return built
 
 
@@ -190,6 +197,12 @@ def run_name(options: Namespace) -> str:
     return f"{Path(options.checkpoint).resolve().parent.parent.name}-on-{source.name}"
 
 
+def shown(built: LightningArgumentParser, parsed: Namespace) -> dict[str, Any]:
+    """The resolved configuration in plain types, without the options of this one start."""
+    plain: dict[str, Any] = yaml.safe_load(built.dump(parsed, skip_validation=True))
+    return {name: value for name, value in plain.items() if name not in ("config", "resume", "name")}
+
+
 def run_folder(runs: Path, name: str, resume: str) -> Path:
     """The run directory; never that of a training run, and another evaluation's only to go on with it.
 
@@ -236,10 +249,13 @@ def main(args: Sequence[str] | None = None) -> Path:
         check_pairs(sources, Path(options.data.cache_dir))
     data: dict[str, Any] = {key: value for key, value in vars(options.data).items() if key != "source"}
     shared = [f"--data.cache_dir={data['cache_dir']}", *as_options(options.overrides)]
-    hardware = as_options({f"trainer.{key}": options.trainer[key] for key in HARDWARE if isinstance(options.trainer[key], PLAIN)})
+    hardware = {f"trainer.{key}": options.trainer[key] for key in HARDWARE if isinstance(options.trainer[key], PLAIN)}
+    hardware |= {} if options.trainer.logger else {"trainer.logger": False}
     check_options(detectors, folder / "detectors", shared)
     study = Study(
-        detectors={label: fit(label, detector, folder / "detectors", shared, hardware) for label, detector in detectors.items()},
+        detectors={
+            label: fit(label, detector, folder / "detectors", shared, as_options(hardware)) for label, detector in detectors.items()
+        },
         sources=sources,
         perturbations=expanded_presets(options.perturbations or []) or [None],
         data=data,
@@ -252,7 +268,7 @@ def main(args: Sequence[str] | None = None) -> Path:
     )
     results = score_all(study, folder / "cells")
     if is_main_process():
-        print(write_study(study, results, folder, targets))
+        print(write_study(study, results, folder, targets, shown(built, parsed) if options.trainer.logger else None))
     return folder
 
 

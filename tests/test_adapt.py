@@ -15,6 +15,7 @@ import train
 from modules.detectors.checkpoint import load_detector
 from modules.errors import UserError
 from tests.embeddings import data_set, fakes, fitted_here, options, picture, run, undrawn
+from tests.workflow.wandb_runs import starts
 from workflow import adaptation, fitting
 
 LINEAR = ["--model=LinearProbe", "--model.standardise=true", "--model.optimizer=AdamW", "--model.optimizer.lr=0.02"]
@@ -166,9 +167,25 @@ def test_what_is_fitted_is_kept_by_resume_and_refused_without(folded, head, plac
     assert (folded / "metrics.json").read_bytes() == before
 
 
+def check_wandb(folder):
+    """Both heads and what is said of both are runs in W&B; so is the training of the new one, in the same group."""
+    before, after, both = starts(folder)
+    (training,) = starts(folder / "detectors" / "after")
+    assert {run.group for run in (before, after, both, training)} == {folder.name}
+    assert [run.job_type for run in (before, after, both)] == ["evaluation/before", "evaluation/after", "study"]
+    metrics = json.loads((folder / "metrics.json").read_text())["detectors"]
+    for each, name in ((before, "before"), (after, "after")):
+        assert each.name == f"{folder.name}/{name}"
+        expected = metrics[name]["by_generator"]["new-newgan/newgan"]["auroc"]["value"]
+        assert each.rows[0]["test/new-newgan/newgan/auroc"] == expected
+        assert each.config["adaptation"]["generator"] == "newgan"
+    assert after.config["checkpoint"] == str(new_head(folder))
+
+
 def test_an_svm_is_fitted_anew_and_tested_on_further_images(place):
     checkpoint = run(place, "svm", "--model=SVMProbe", "--model.standardise=true") / "checkpoints" / "best.ckpt"
-    folder = adapted(checkpoint, place / "newgan", f"--test={place / 'more'}", "--share=0.5")
+    folder = adapted(checkpoint, place / "newgan", f"--test={place / 'more'}", "--share=0.5", "--set=trainer.logger=true")
+    check_wandb(folder)
     assert [path.name for path in (folder / "detectors").iterdir()] == ["after"]
     rows = pd.read_parquet(folder / "predictions.parquet")
     new = rows[rows.dataset == "new-newgan"]

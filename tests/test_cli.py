@@ -44,7 +44,7 @@ def test_row_30_resume_last_needs_a_checkpoint(tmp_path):
     [
         ("train.py", ["--data.source", "--model", "--resume", "--name", "--trainer.max_epochs"]),
         ("extract.py", ["Fill the feature cache", "--data.source", "--trainer.devices"]),
-        ("evaluate.py", ["--checkpoint", "--detectors", "--perturbations", "--data.source"]),
+        ("evaluate.py", ["--checkpoint", "--detectors", "--perturbations", "--data.source", "--trainer.logger"]),
     ],
 )
 def test_help_imports_nothing_heavy(command, told):

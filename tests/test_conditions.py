@@ -44,7 +44,7 @@ def written(place):
         "detectors": {"svm": {"config": str(place / "head.yaml"), "overrides": overrides}},
         "datasets": {"own": manifest},
         "data": {"cache_dir": str(place / "cache")},
-        "trainer": {"accelerator": "cpu", "enable_progress_bar": False},
+        "trainer": {"accelerator": "cpu", "enable_progress_bar": False, "logger": False},
         "runs_dir": str(place / "runs"),
     }
     (place / "study.yaml").write_text(yaml.safe_dump(told))
@@ -229,7 +229,7 @@ def test_heldout_of_one_checkpoint_is_what_its_own_run_tested(place):
     trained = run(place, "plain", "--model=SVMProbe")
     given = [option for option in options(place, "x") if option.startswith(("--data.source", "--data.cache_dir", "--runs_dir"))]
     command = [f"--checkpoint={trained / 'checkpoints' / 'best.ckpt'}", *given, "--trainer.accelerator=cpu"]
-    command += ["--trainer.enable_progress_bar=false"]
+    command += ["--trainer.enable_progress_bar=false", "--trainer.logger=false"]
     own = pd.read_parquet(trained / "predictions.parquet").query("split == 'test'").set_index("key").score
     found = {}
     for split in ("heldout", "all"):

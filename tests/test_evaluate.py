@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ import evaluate
 from cli import RunError
 from modules.errors import UserError
 from tests.commands import SMALL
+from tests.workflow.wandb_runs import starts
 from workflow import fitting
 from workflow.fitting import FittedDetector
 
@@ -32,6 +34,8 @@ def test_evaluate_scores_as_training_did(place, first):
     command = ["--data.source=ManifestSource", f"--data.source.path={place / 'manifest.csv'}", "--data.source.allow_outside=true"]
     command += [f"--data.cache_dir={place / 'cache'}", f"--runs_dir={place / 'runs'}", "--trainer.accelerator=cpu"]
     folder = evaluate.main([f"--checkpoint={first / 'checkpoints/best.ckpt'}", *command])
+    (logged,) = starts(folder)
+    assert (logged.name, logged.group, logged.job_type) == (folder.name, "fakeinversion", "evaluation/fakeinversion")
     again = pd.read_parquet(folder / "predictions.parquet").set_index("key").score
     expected = tested.set_index("key").score
     np.testing.assert_allclose(again[expected.index], expected, atol=1e-4)
@@ -65,7 +69,7 @@ def written(place, first, manifest):
     builtin = {"class_path": "datamodules.sources.BuiltInSource", "init_args": {"crops": 4, "sampling_steps": 2}}
     others = {"class_path": "datamodules.sources.ManifestSource", "init_args": {"path": str(manifest), "allow_outside": True}}
     small = dict(option.removeprefix("--").split("=", 1) for option in SMALL[1:])
-    overrides = small | {"trainer.max_epochs": 1, "trainer.logger": False}
+    overrides = small | {"trainer.max_epochs": 1}
     told = {
         "detectors": {
             "fitted": {"checkpoint": str(first / "checkpoints/best.ckpt")},
@@ -76,7 +80,7 @@ def written(place, first, manifest):
         "reals_from": {"others": "builtin"},
         "compare_to": str(published(place)),
         "data": {"cache_dir": str(place / "cache")},
-        "trainer": {"accelerator": "cpu", "enable_progress_bar": False},
+        "trainer": {"accelerator": "cpu", "enable_progress_bar": False, "logger": False},
         "runs_dir": str(place / "runs"),
     }
     path = place / "small.yaml"
@@ -111,6 +115,8 @@ def test_the_fitted_detector_is_a_run_of_its_own(studied):
     told = yaml.safe_load((studied / "detectors/rgb/config.yaml").read_text())
     assert told["model"]["init_args"]["inputs"] == ["image"]
     assert told["group"] == "small"
+    assert told["trainer"]["logger"] is False
+    assert not list(studied.rglob("wandb"))
 
 
 def test_a_study_stands_beside_published_numbers(studied):
@@ -152,19 +158,38 @@ def test_a_study_goes_on_and_does_nothing_twice(studied, written, monkeypatch):
         return predict(self, *args, **kwargs)
 
     monkeypatch.setattr(Trainer, "predict", counted)
-    monkeypatch.setattr(fitting.subprocess, "run", lambda *args, **kwargs: pytest.fail("a detector was fitted again"))
+    monkeypatch.setattr(fitting, "subprocess", SimpleNamespace(run=lambda *args, **kwargs: pytest.fail("a detector was fitted again")))
     with pytest.raises(RunError, match="choose another --name"):
         evaluate.main([f"--config={written}"])
-    evaluate.main([f"--config={written}", "--resume=auto"])
+    evaluate.main([f"--config={written}", "--resume=auto", "--trainer.logger=true"])
     assert len(predictions) == 1
+    check_wandb(starts(studied), studied)
     assert (studied / "metrics.json").read_bytes() == before
     assert sorted((studied / "cells").iterdir()) == cells
+
+
+def check_wandb(runs, studied):
+    """The runs of the study have the numbers of `metrics.json` and all figures."""
+    assert [(run.name, run.group, run.job_type) for run in runs] == [
+        ("small/fitted", "small", "evaluation/fitted"),
+        ("small/rgb", "small", "evaluation/rgb"),
+        ("small", "small", "study"),
+    ]
+    metrics = json.loads((studied / "metrics.json").read_text())["detectors"]
+    for run, name in zip(runs, metrics, strict=False):
+        assert run.rows[0]["test/jpeg_40/auroc"] == metrics[name]["by_perturbation"]["jpeg_40"]["auroc"]["value"]
+        assert run.rows[0]["test/others/builtin-img2img/auroc"] == metrics[name]["by_generator"]["others/builtin-img2img"]["auroc"]["value"]
+        assert "image" in run.table("test/mistakes").columns
+        assert run.config["data"]["extractor"]["class_path"] == "modules.extractors.inversion.InversionExtractor"
+        assert run.config["perturbations"] == ["none", "jpeg_40"]
+    drawn = {path.relative_to(studied / "figures").with_suffix("").as_posix() for path in (studied / "figures").rglob("*.png")}
+    assert drawn == {f"{each}{name}" for run, each in zip(runs, ("fitted/", "rgb/", ""), strict=True) for name in run.figures()}
 
 
 def single(place, first, path, *more):
     command = [f"--checkpoint={first / 'checkpoints/best.ckpt'}", "--data.source=ManifestSource", f"--data.source.path={path}"]
     command += ["--data.source.allow_outside=true", f"--data.cache_dir={place / 'cache'}", f"--runs_dir={place / 'runs'}"]
-    return [*command, "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", *more]
+    return [*command, "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.logger=false", *more]
 
 
 def test_corrected_labels_are_measured_anew(place, first, manifest):
@@ -204,9 +229,10 @@ def test_two_processes_measure_what_one_does(place, first, manifest):
     rows.iloc[:-1].to_csv(place / "odd.csv", index=False)
     command = single(place, first, place / "odd.csv")
     alone = evaluate.main([*command, "--name=alone"])
-    two = [*command, "--name=together", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    two = [*command, "--name=together", "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.logger=true"]
     done = subprocess.run([sys.executable, "evaluate.py", *two], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert [len(run.rows) for run in starts(alone.with_name("together"))] == [1]  # rank 0 alone logs
     tables = [pd.read_parquet(folder / "predictions.parquet").set_index("key").score for folder in (alone, alone.with_name("together"))]
     assert len(tables[0]) == len(tables[1]) == len(rows) - 1
     np.testing.assert_allclose(tables[0], tables[1][tables[0].index], atol=1e-5)

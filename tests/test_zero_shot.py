@@ -108,7 +108,9 @@ def test_evaluate_and_predict_need_not_know_that_nothing_was_trained(run, place,
     checkpoint = str(run / "checkpoints" / "best.ckpt")
     shared = [f"--data.cache_dir={place / 'cache'}", f"--runs_dir={tmp_path}", "--trainer.accelerator=cpu"]
     source = ["--data.source=BuiltInSource", "--data.source.crops=4", "--data.source.sampling_steps=2"]
-    folder = evaluate.main([f"--checkpoint={checkpoint}", *source, *shared, "--trainer.enable_progress_bar=false"])
+    folder = evaluate.main(
+        [f"--checkpoint={checkpoint}", *source, *shared, "--trainer.enable_progress_bar=false", "--trainer.logger=false"]
+    )
     expected = rows_of(run).set_index("key")
     found = rows_of(folder).set_index("key")
     np.testing.assert_allclose(found.score[expected.index], expected.score, rtol=1e-6)

@@ -326,6 +326,7 @@ def adapt(job: Adaptation, reals_from: str | None, hardware: dict[str, Any]) -> 
     from evaluation.report import changes_part
     from evaluation.results import write_results
     from modules.metrics.functional import Threshold
+    from workflow.study_charts import log_study, runs_of_adaptation, wants_wandb
 
     config = read_run(job.config)
     detector, described = check_head(job.checkpoint)
@@ -351,7 +352,7 @@ def adapt(job: Adaptation, reals_from: str | None, hardware: dict[str, Any]) -> 
         "scores": "counted from each head's own threshold, which is 0 here",
         "checkpoint": str(checkpoints[-1]),
     }
-    write_results(
+    metrics = write_results(
         job.folder,
         frame,
         boundaries,
@@ -363,6 +364,9 @@ def adapt(job: Adaptation, reals_from: str | None, hardware: dict[str, Any]) -> 
         reals_from={job.dataset: source},
     )
     checkpoint = promote(checkpoints[-1], job.folder)
+    if wants_wandb(job.overrides.get("trainer.logger", config["trainer"].get("logger"))):
+        runs = runs_of_adaptation(job, config, dict(zip(heads, (job.checkpoint, checkpoint), strict=True)))
+        log_study(runs, frame, metrics, pipeline.pictures(data, data.records(), []), concerns(data))
     last = [f"New checkpoint: {checkpoint}", f"Report: {job.folder / 'report.html'}", f"All results: {job.folder}"]
     return "\n".join([text(found), *last])
 

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,12 @@ log = logging.getLogger(__name__)
 POINTS = 1000  # of a line; W&B draws 10,000 rows of a chart
 ROWS = 10_000
 MISTAKES = 8  # of each kind
+FIGURES = 200  # of a run; one of many data sets and perturbations has a figure for each, and W&B draws all of them on one page
 PICTURES_VARIABLE = "UNDERTOW_WANDB_PICTURES"
 # W&B's own preset of ROC and precision-recall charts: a panel of several runs draws the lines of all of them.
 _PRESET = "wandb/area-under-curve/v0"
-_FIGURES = ("confusion_families", "confusion_generators", "confusion_predicted_generators", "embedding_map")
+Charts = dict[str, Callable[[], Any]]
+"""What makes a chart, a table or an image of W&B, by its logged name."""
 _STATISTICS = ("auroc", "average_precision", "balanced_accuracy", "accuracy", "tpr_at_threshold", "fpr_at_threshold")
 
 
@@ -41,15 +43,16 @@ def log_results(trainer: Trainer, frame: pd.DataFrame, metrics: Mapping[str, Any
         frame: The predictions table of one detector, of any splits.
         metrics: What `metrics.json` holds.
         load: From a key to the pictures that the detector saw. `UNDERTOW_WANDB_PICTURES=false` keeps all pictures here.
-        folder: The run directory: heat maps and the map of embeddings under its `figures/` are logged as they are.
+        folder: The run directory: all figures under its `figures/` are logged as they are.
     """
     for logger in trainer.loggers:
         if not isinstance(logger, TolerantWandbLogger):
             continue
         try:
-            made = best_scores(trainer) | results(frame[frame["split"] == "test"], metrics, load, folder)
+            shown = None if folder is None else folder / "figures"
+            found = best_scores(trainer) | results(frame[frame["split"] == "test"], metrics, load, shown)
             with logger.staging():
-                logger.log_metrics(made, step=trainer.global_step)
+                logger.log_metrics(found, step=trainer.global_step)
         except Exception as error:
             log.warning("no charts in W&B (%s: %s); report.html has them", type(error).__name__, error)
         if logs := unsynced(logger.folder):
@@ -89,14 +92,13 @@ def results(frame: pd.DataFrame, document: Mapping[str, Any], load: Load, folder
         frame: Rows of one detector and the split that `document` measures.
         document: What `metrics.json` holds.
         load: From a key to the pictures that the detector saw.
-        folder: The run directory, whose figures of classes and embeddings are sent; None for none.
+        folder: Where the detector's figures are, all of which are sent; None for none.
     """
     clean = clean_rows(frame)
     tables = {"all": clean} | against_reals(clean, document["reals_from"])
     curves = {name: points for name, table in tables.items() if (points := _curve(table)) is not None}
     threshold = document["threshold"]["value"]
-    made: dict[str, Any] = {}
-    charts: dict[str, Callable[[], Any]] = {
+    charts: Charts = {
         "test/roc": lambda: roc(curves),
         "test/precision_recall": lambda: precision_recall(curves),
         "test/scores/real": lambda: scores(clean, 0),
@@ -106,15 +108,43 @@ def results(frame: pd.DataFrame, document: Mapping[str, Any], load: Load, folder
     }
     for name, matrix in document.get("families", {}).get("confusion", {}).items():
         charts[f"test/confusion_{name}"] = partial(confusion, matrix)
-    for name in _FIGURES:
-        if folder is not None and (path := folder / "figures" / f"{name}.png").is_file():
-            charts[f"test/figures/{name}"] = partial(figure, path)
+    return made(charts | (figures(folder) if folder is not None else {}))
+
+
+def made(charts: Charts) -> dict[str, Any]:
+    """Charts by their logged names; one that cannot be made is left out, with a warning.
+
+    Args:
+        charts: By name what makes each of them.
+    """
+    found: dict[str, Any] = {}
     for name, make in charts.items():
         try:
-            made[name] = make()
+            found[name] = make()
         except Exception as error:
             log.warning("no %s in W&B: %s: %s", name, type(error).__name__, error)
-    return made
+    return found
+
+
+def figures(folder: Path, without: Iterable[Path] = ()) -> Charts:
+    """What makes W&B's images of a run's figures, by their logged names: `test/figures/<path below the folder>`, sorted.
+
+    Figures are plots: no photograph is on them, so `UNDERTOW_WANDB_PICTURES` does not concern them.
+
+    Args:
+        folder: Where figures are, in folders within it too; it need not be there.
+        without: Folders within it that are left out.
+
+    Returns:
+        At most `FIGURES`; where there are more, those nearest to `folder`, and a sentence in the log says so.
+    """
+    left_out = tuple(without)
+    kept = (path for path in folder.rglob("*.png") if path.is_file() and not any(path.is_relative_to(other) for other in left_out))
+    paths = sorted(kept, key=lambda path: (len(path.parts), path))
+    if len(paths) > FIGURES:
+        log.info("W&B is sent %d of the %d figures of this run; all of them are under %s", FIGURES, len(paths), folder)
+    names = {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths[:FIGURES]}
+    return {f"test/figures/{name}": partial(figure, path) for name, path in sorted(names.items())}
 
 
 def roc(curves: Mapping[str, Curve]) -> Any:
@@ -166,13 +196,22 @@ def mistakes(frame: pd.DataFrame, threshold: float | None, load: Load) -> Any:
 
 def by_generator(document: Mapping[str, Any]) -> Any:
     """The numbers of `metrics.json`, a row for all images and one for each generator, with their intervals."""
+    return numbers(({"generator": name}, record) for name, record in {"all": document["overall"], **document["by_generator"]}.items())
+
+
+def numbers(records: Iterable[tuple[Mapping[str, str], Mapping[str, Any]]]) -> Any:
+    """Records M of `metrics.json` as W&B's table: a row each, a column for each statistic and for both ends of its interval.
+
+    Args:
+        records: Each with the columns that say of what it is.
+    """
     import wandb
 
     rows = []
-    for name, record in {"all": document["overall"], **document["by_generator"]}.items():
+    for of_what, record in records:
         cells = {statistic: record[statistic] for statistic in _STATISTICS}
         cells |= {f"tpr_at_fpr_{fpr}": cell for fpr, cell in record["tpr_at_fpr"].items()}
-        row = {"generator": name, "n_real": record["n_real"], "n_fake": record["n_fake"]}
+        row = {**of_what, "n_real": record["n_real"], "n_fake": record["n_fake"]}
         for statistic, cell in cells.items():
             row |= {statistic: cell["value"], f"{statistic}_low": cell["low"], f"{statistic}_high": cell["high"]}
         rows.append(row)

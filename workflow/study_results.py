@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("undertow")
 
 
-def write_study(study: Study, results: Results, folder: Path, targets: "Targets | None" = None) -> str:
+def write_study(
+    study: Study, results: Results, folder: Path, targets: "Targets | None" = None, config: dict[str, Any] | None = None
+) -> str:
     """Write predictions, metrics, tables, figures and report of a study; gives its last words. On rank 0 only.
 
     Args:
@@ -25,6 +27,7 @@ def write_study(study: Study, results: Results, folder: Path, targets: "Targets 
         results: What was found.
         folder: The run directory.
         targets: Published numbers to put beside the measured ones.
+        config: The resolved configuration of the command, for W&B; where there is none, nothing is logged there.
     """
     import pandas as pd
 
@@ -32,7 +35,7 @@ def write_study(study: Study, results: Results, folder: Path, targets: "Targets 
     from evaluation.document import audited_perturbations
     from evaluation.results import write_results
     from evaluation.tables import documents_of
-    from workflow import pipeline
+    from workflow import pipeline, study_charts
     from workflow.columns import with_columns
     from workflow.last_words import last_words, study_words
 
@@ -82,6 +85,8 @@ def write_study(study: Study, results: Results, folder: Path, targets: "Targets 
         choose_by=study.choose_by,
         vectors=_vectors(results),
     )
+    if config is not None:
+        study_charts.log_study(study_charts.runs_of(study, results, folder, config), frame, metrics, _pictures(results), warnings)
     documents = documents_of(metrics, next(iter(thresholds)))
     told_of = [] if targets is None else [compared.text(targets, compared.compare(targets, documents, settings))]
     told_of += [

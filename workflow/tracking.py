@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -110,24 +110,34 @@ class TolerantWandbLogger(WandbLogger):
 
     Args:
         folder: The run directory.
+        kept: The file in it that has what is logged, whatever W&B does.
         options: What `WandbLogger` and `wandb.init` take.
+
+    Attributes:
+        given_up: Whether W&B does not work at all, offline neither.
     """
 
-    def __init__(self, folder: Path, **options: Any) -> None:
+    def __init__(self, folder: Path, kept: str = "log.csv", **options: Any) -> None:
         super().__init__(save_dir=str(folder), **options)
         self._wandb_init.pop("anonymous", None)  # W&B warns of it, whatever its value
-        self.folder = folder
-        self._warned = self._given_up = False
+        self.folder, self.kept = folder, folder / kept
+        self._warned = False
+        self.given_up = False
 
     @property
     def experiment(self) -> Any:
         """W&B's run: online, or offline where the server cannot be reached, or an object that does nothing."""
-        if self._given_up:
+        if self.given_up:
             return _DummyExperiment()
         try:
             return super().experiment
         except Exception as error:
             return self._offline_instead(error)
+
+    @property
+    def offline(self) -> bool:
+        """Whether nothing is sent: as it was told to be, or since the server could not be reached."""
+        return self._wandb_init.get("mode") == "offline"
 
     def _offline_instead(self, error: Exception) -> Any:
         try:
@@ -138,7 +148,7 @@ class TolerantWandbLogger(WandbLogger):
                 return super().experiment
         except Exception as second:
             error = second
-        self._given_up = True
+        self.given_up = True
         self.went_wrong(error)
         return _DummyExperiment()
 
@@ -147,7 +157,7 @@ class TolerantWandbLogger(WandbLogger):
         if not self._warned:
             self._warned = True
             told = f"{type(error).__name__}: {error}"
-            log.warning("W&B failed (%s). The run goes on; all that it logs is in %s", told, self.folder / "log.csv")
+            log.warning("W&B failed (%s). The run goes on; all that it logs is in %s", told, self.kept)
 
     @contextlib.contextmanager
     def staging(self) -> Iterator[None]:
@@ -170,7 +180,17 @@ class TolerantWandbLogger(WandbLogger):
     finalize = _tolerant(WandbLogger.finalize)
 
 
-def wandb_logger(folder: Path, name: str, job_type: str, group: str, config: dict[str, Any] | None = None) -> Logger:
+def wandb_logger(
+    folder: Path,
+    name: str,
+    job_type: str,
+    group: str,
+    config: dict[str, Any] | None = None,
+    *,
+    part: str = "",
+    kept: str = "log.csv",
+    tags: Sequence[str] = (),
+) -> TolerantWandbLogger:
     """W&B's logger for a run directory; offline where there is no key or no server, with the command that syncs it later.
 
     W&B's own environment variables (`WANDB_PROJECT`, `WANDB_MODE`, `WANDB_ENTITY`, …) hold as always. The run's id is kept in the run
@@ -182,28 +202,33 @@ def wandb_logger(folder: Path, name: str, job_type: str, group: str, config: dic
         job_type: The detector's name.
         group: The study's name.
         config: The resolved configuration, which W&B's tables filter and compare by; the code's version is added to it.
+        part: Of a run directory with several W&B runs, what this one is of, as a part of a file's name: its id is kept under that.
+        kept: The file in the run directory that has what is logged, whatever W&B does.
+        tags: W&B's tags of the run.
     """
     code = code_version()
     mode = os.environ.get("WANDB_MODE")
     if main := not getattr(rank_zero_only, "rank", 0):
-        _end_service()  # Lightning would log this run into the one before
+        end_service()  # Lightning would log this run into the one before
         _remove_empty_logs(folder)
         if not mode and not _has_key():
             log.info("W&B has no key: this run is logged offline. %s", how_to_sync(folder))
             mode = "offline"  # Lightning's own `offline` sets a mode that W&B has dropped
             _go_offline()
         elif mode != "offline" and unsynced(folder):
-            log.warning("Earlier starts of this run were logged offline, and belong before this one. %s", how_to_sync(folder))
+            _warn_of_unsynced(folder)
     logger = TolerantWandbLogger(
         folder,
+        kept,
         name=name,
         project=os.environ.get("WANDB_PROJECT", "undertow"),
-        id=_run_id(folder),
+        id=_run_id(folder, part),
         resume="allow",
         group=group,
         job_type=job_type,
         config={**(config or {}), "versions": {library: version(library) for library in LIBRARIES}} | ({"code": code} if code else {}),
         settings=_settings(code),
+        **({"tags": list(tags)} if tags else {}),
         **({"mode": mode} if mode else {}),
     )
     if main and mode != "offline":
@@ -211,8 +236,14 @@ def wandb_logger(folder: Path, name: str, job_type: str, group: str, config: dic
     return logger
 
 
+@functools.cache
+def _warn_of_unsynced(folder: Path) -> None:
+    """Once a directory: a study has many W&B runs in its own."""
+    log.warning("Earlier starts of this run were logged offline, and belong before this one. %s", how_to_sync(folder))
+
+
 def unsynced(folder: Path) -> list[Path]:
-    """W&B's logs of the starts of a run that were offline and have not been sent, oldest first."""
+    """W&B's logs of the starts of a run that were offline and have not been sent, oldest first; of a study those of all its W&B runs."""
     logs = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
     return [path for path in logs if not path.with_suffix(".wandb.synced").exists()]
 
@@ -252,7 +283,7 @@ def _settings(code: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _end_service() -> None:
+def end_service() -> None:
     """End the W&B run and service of this process, also a dead one: what comes next reads the environment anew."""
     import wandb
 
@@ -272,7 +303,7 @@ def _go_offline() -> None:
     """Let W&B do all that follows in this process without the network, its telemetry included."""
     import wandb
 
-    _end_service()
+    end_service()
     wandb.setup(wandb.Settings(mode="offline"))
 
 
@@ -294,12 +325,12 @@ def _has_key() -> bool:
 
 
 @rank_zero_only
-def _run_id(folder: Path) -> str:
+def _run_id(folder: Path, part: str = "") -> str:
     """The run's W&B id: made once, by a sweep's agent or here, and kept beside the run's files; rank 0 alone logs."""
-    kept = folder / "wandb" / "run_id.txt"
+    kept = folder / "wandb" / (f"run_id-{part}.txt" if part else "run_id.txt")
     if kept.exists():
         return kept.read_text().strip()
-    made = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+    made = ("" if part else os.environ.get("WANDB_RUN_ID")) or secrets.token_hex(4)  # an agent's id is that of one run
     try:
         write_atomically(kept, made.encode())
     except OSError as error:

@@ -18,9 +18,9 @@ from evaluation.statistics import against_reals, metrics_document
 from modules.metrics.functional import curve
 from tests.evaluation.classes import random_answers, trained
 from tests.evaluation.rows import THRESHOLD, some_rows, usual_table
-from tests.workflow.wandb_runs import logged, media
-from workflow.charts import _kept, family_values, log_results
-from workflow.tracking import _end_service, wandb_logger
+from tests.workflow.wandb_runs import draw, logged, media, starts
+from workflow.charts import _kept, family_values, figures, log_results
+from workflow.tracking import end_service, wandb_logger
 
 
 def pictures(key):
@@ -41,11 +41,11 @@ def log(tmp_path, monkeypatch):
         trainer = SimpleNamespace(loggers=[logger], global_step=7, checkpoint_callbacks=list(callbacks))
         log_results(trainer, frame, metrics, load, folder)
         summary = dict(logger.experiment.summary)
-        _end_service()
+        end_service()
         return metrics, logged(tmp_path), summary
 
     yield run
-    _end_service()
+    end_service()
 
 
 def table_of(folder, description):
@@ -180,6 +180,25 @@ def test_confusion_matrices_are_tables_and_pictures(log, tmp_path):
         (sent,) = tmp_path.glob(f"wandb/offline-run-*/files/{row[f'test/figures/confusion_{name}']['path']}")
         assert sent.read_bytes() == (tmp_path / "figures" / f"confusion_{name}.png").read_bytes()
     assert "test/figures/embedding_map" not in row
+
+
+def test_all_figures_are_sent_also_those_in_folders(log, tmp_path, caplog):
+    names = ["roc", "distributions", "jpeg_40+blur_1.0/shortcuts", "clip@1.5/roc"]
+    draw(tmp_path / "figures", *(f"{name}.png" for name in names))
+    (tmp_path / "figures" / "roc.svg").write_text("<svg/>")
+    (tmp_path / "figures" / "broken.png").write_bytes((tmp_path / "figures" / "roc.png").read_bytes()[:40])
+    log(usual_table(), folder=tmp_path)
+    assert starts(tmp_path)[0].figures() == {name: (tmp_path / "figures" / f"{name}.png").read_bytes() for name in names}
+    assert "no test/figures/broken in W&B" in caplog.text
+
+
+def test_figures_beyond_the_most_are_left_out_and_said(tmp_path, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("workflow.charts.FIGURES", 3)
+    draw(tmp_path, "b.png", "a/deep.png", "c.png", "a.png", "z/x.png")
+    assert list(figures(tmp_path, [tmp_path / "z"])) == [f"test/figures/{name}" for name in ("a", "b", "c")]
+    assert f"W&B is sent 3 of the 4 figures of this run; all of them are under {tmp_path}" in caplog.text
+    assert figures(tmp_path / "nowhere") == {}
 
 
 def test_values_of_classes_are_plain_numbers():

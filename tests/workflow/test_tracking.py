@@ -15,7 +15,7 @@ import pytest
 import wandb
 
 from tests.workflow.wandb_runs import logged, server
-from workflow.tracking import SETTINGS, AppendingCSVLogger, TolerantWandbLogger, _end_service, code_version, unsynced, wandb_logger
+from workflow.tracking import SETTINGS, AppendingCSVLogger, TolerantWandbLogger, code_version, end_service, unsynced, wandb_logger
 
 
 def rows(folder):
@@ -41,9 +41,9 @@ def fresh_wandb(monkeypatch):
     """W&B reads its environment once a process: what a test changes there must neither be missed nor outlive the test."""
     for name in ("WANDB_API_KEY", "WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
-    _end_service()
+    end_service()
     yield
-    _end_service()
+    end_service()
 
 
 def logger_of(folder, **options):
@@ -67,7 +67,7 @@ def test_row_38_wandb_without_a_key(tmp_path, monkeypatch, caplog):
     assert (run.group, run.job_type, run.name, run.project) == ("study", "fakeinversion", "name", "undertow")
     assert run.settings.mode == "offline"
     logger.finalize("success")
-    _end_service()
+    end_service()
     assert logged(tmp_path)[0]["val/auroc"] == 0.5
     assert unsynced(tmp_path) == list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     assert logger_of(tmp_path).version == run.id
@@ -93,7 +93,7 @@ def test_row_38_no_server(tmp_path, monkeypatch, caplog):
     assert "W&B cannot be reached" in caplog.text
     assert f"wandb sync {tmp_path / 'wandb'}" in caplog.text
     logger.log_metrics({"val/auroc": 0.25}, step=3)
-    _end_service()
+    end_service()
     assert [(row["val/auroc"], row["trainer/global_step"]) for row in logged(tmp_path)] == [(0.25, 3)]
 
 
@@ -112,7 +112,7 @@ def test_row_38_the_service_is_killed(tmp_path, caplog):
     assert str(tmp_path / "log.csv") in caplog.text
     again = logger_of(tmp_path / "next")  # a further run of the same process
     again.log_metrics({"a": 2.0}, step=1)
-    _end_service()
+    end_service()
     assert logged(tmp_path / "next")[0]["a"] == 2.0
 
 
@@ -140,7 +140,7 @@ def test_an_interrupt_passes_through(tmp_path, monkeypatch, stop):
     with pytest.raises(stop):
         logger.log_metrics({"a": 1.0}, step=1)
     monkeypatch.undo()
-    _end_service()
+    end_service()
     monkeypatch.setattr("wandb.init", interrupt)
     with pytest.raises(stop):
         _ = TolerantWandbLogger(tmp_path).experiment
@@ -157,13 +157,13 @@ def test_row_38_offline_starts_become_one_run_in_order(tmp_path, monkeypatch):
     start(tmp_path, 0, 4)
     time.sleep(2)
     os.kill(service(), signal.SIGKILL)
-    _end_service()
+    end_service()
     (first,) = unsynced(tmp_path)
     empty = tmp_path / "wandb" / "offline-run-19990101_000000-x" / "run-x.wandb"  # as a start leaves it that is killed at once
     empty.parent.mkdir()
     empty.write_bytes(first.read_bytes()[:7])
     start(tmp_path, 2, 6)  # resumed from before the last row
-    _end_service()
+    end_service()
     identifier = (tmp_path / "wandb" / "run_id.txt").read_text()
     assert [path.name for path in unsynced(tmp_path)] == [f"run-{identifier}.wandb"] * 2
     with server() as receiving:
@@ -193,7 +193,7 @@ def test_a_second_run_of_a_process_is_a_run_of_its_own(tmp_path):
     second = logger_of(tmp_path / "second")
     second.log_metrics({"a": 2.0}, step=1)
     assert first.version != second.version
-    _end_service()
+    end_service()
     assert [row["a"] for name in ("first", "second") for row in logged(tmp_path / name)] == [1.0, 2.0]
 
 
@@ -209,7 +209,7 @@ def test_configuration_and_versions(tmp_path):
     assert config["data"] == {"steps": 7}
     assert config["versions"]["torch"] == torch.__version__.partition("+")[0] or config["versions"]["torch"] == torch.__version__
     assert config.get("code", {}) == code_version()
-    _end_service()
+    end_service()
 
 
 def test_settings_of_the_user_hold(tmp_path, monkeypatch):

@@ -4,8 +4,12 @@ import contextlib
 import gzip
 import json
 import threading
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import pandas as pd
+from PIL import Image
 from wandb.proto.wandb_internal_pb2 import Record
 
 HEADER, BLOCK = 7, 32768
@@ -29,26 +33,74 @@ def records(path):
             whole = b""
 
 
-def logged(folder):
-    """All rows of a run directory's offline logs, oldest start first, as dictionaries; media are their descriptions."""
-    rows = []
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+@dataclass
+class Start:
+    """One start of a W&B run, as its offline log tells it."""
+
+    id: str
+    name: str
+    group: str
+    job_type: str
+    tags: list[str]
+    config: dict
+    rows: list[dict]
+    files: Path
+
+    def table(self, name):
+        """The table of the last row under a logged name."""
+        told = json.loads((self.files / self.rows[-1][name]["path"]).read_text())
+        return pd.DataFrame(told["data"], columns=told["columns"])
+
+    def figures(self):
+        """By the name below `test/figures/` the bytes of the images of the last row."""
+        told = {name.removeprefix("test/figures/"): each for name, each in self.rows[-1].items() if name.startswith("test/figures/")}
+        return {name: (self.files / each["path"]).read_bytes() for name, each in told.items()}
+
+
+def starts(folder):
+    """All starts of the W&B runs of a run directory, oldest first; media are their descriptions."""
+    found = []
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns):
+        start = Start("", "", "", "", [], {}, [], path.parent / "files")
+        found.append(start)
         for record in records(path):
+            if record.HasField("run"):
+                run = record.run
+                start.id, start.name, start.group, start.job_type = run.run_id, run.display_name, run.run_group, run.job_type
+                start.tags = list(run.tags)
+                start.config = {item.key: json.loads(item.value_json) for item in run.config.update}
             if record.HasField("history"):
-                rows.append({})
-                for item in record.history.item:
-                    *outer, name = item.nested_key or [item.key]
-                    place = rows[-1]
-                    for key in outer:
-                        place = place.setdefault(key, {})
-                    place[name] = json.loads(item.value_json)
-    return rows
+                start.rows.append(_row(record.history))
+    return found
+
+
+def _row(history):
+    row = {}
+    for item in history.item:
+        *outer, name = item.nested_key or [item.key]
+        place = row
+        for key in outer:
+            place = place.setdefault(key, {})
+        place[name] = json.loads(item.value_json)
+    return row
+
+
+def logged(folder):
+    """All rows of a run directory's offline logs, oldest start first."""
+    return [row for start in starts(folder) for row in start.rows]
 
 
 def media(folder, described):
     """The table that a logged description names."""
     (path,) = folder.glob(f"wandb/offline-run-*/files/{described['path']}")
     return json.loads(path.read_text())
+
+
+def draw(folder, *names):
+    """Small pictures in place of figures, each another one."""
+    for shade, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (3, 2), shade).save(folder / name, "PNG")
 
 
 class Server(BaseHTTPRequestHandler):

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from datamodules.datamodule import FeatureDataModule
 from datamodules.errors import DataError
 from datamodules.files import write_atomically
+from evaluation.options import ReportOptions
 from modules.detectors.base import Detector
 from workflow.callbacks import BEST, LAST, PREVIOUS, LastCheckpoint, StopOnNonFiniteLoss, StopOnSignal, StopPrediction, is_complete
 
@@ -42,6 +43,9 @@ NOT_COMPARED = {
     "data.extract_batch_size",
     "data.shard_samples",
     "data.memory_limit",
+    "report.images",
+    "report.megabytes",
+    "report.spectra",
 }
 NOT_COMPARED |= {f"trainer.{name}" for name in (*HARDWARE, "enable_model_summary", "logger", "default_root_dir")}
 
@@ -185,6 +189,7 @@ class UndertowCLI(LightningCLI):
         parser.add_argument(
             "--monitor", type=str, default="val/loss", help="logged value that chooses best.ckpt; a loss is best low, all else high"
         )
+        parser.add_class_arguments(ReportOptions, "report")
         parser.add_argument("--force", action="store_true", help="resume although the configuration has changed")
         parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.log_every_n_steps": 10})
 

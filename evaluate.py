@@ -24,6 +24,7 @@ from datamodules.perturbations import expanded as expanded_presets
 from datamodules.perturbations import perturbation as find_perturbation
 from datamodules.processes import end_with_launcher
 from datamodules.sources.base import Source
+from evaluation.options import ReportOptions
 from modules.errors import UserError
 from modules.extractors.base import Extractor
 from workflow.conditions import CONDITIONS_HELP, expanded, generators_of
@@ -90,6 +91,7 @@ def parser() -> LightningArgumentParser:
         help="test: measure the test split, or all images where the data has none; heldout: of these, what no detector was trained or "
         "validated on, nor on an image of the same group or pair; all: all images",
     )
+    built.add_class_arguments(ReportOptions, "report")
     built.add_subclass_arguments(Source, "data.source", required=False, help="where the images come from")
     built.add_class_arguments(FeatureDataModule, "data", skip=FROM_CHECKPOINT | TRAINING_ONLY | {"source"}, instantiate=False)
     others = set(inspect.signature(Trainer).parameters) - set(HARDWARE)
@@ -225,7 +227,10 @@ def main(args: Sequence[str] | None = None) -> Path:
     end_with_launcher()
     built = parser()
     parsed = built.parse_args(args)
-    options = built.instantiate(parsed)
+    try:
+        options = built.instantiate(parsed)
+    except ValueError as error:  # what a constructor refuses is the user's to mend
+        raise RunError(str(error)) from error
     check(options)
     from workflow.study import Study, check_pairs, check_sources, chosen_baseline, find_targets, score_all
     from workflow.study_results import write_study
@@ -265,6 +270,7 @@ def main(args: Sequence[str] | None = None) -> Path:
         baseline=baseline,
         choose_by=options.choose_by,
         matched_by=options.matched_by,
+        report=options.report,
     )
     results = score_all(study, folder / "cells")
     if is_main_process():

@@ -51,7 +51,7 @@ def main(args: ArgsType = None) -> Path:
     best = best_checkpoint(trainer) if detector.learns else pipeline.save(trainer, folder)
     scores = pipeline.score(trainer, detector, [data.val_dataloader(), data.test_dataloader()], best)
     if is_main_process():
-        metrics = pipeline.write_run(detector, data, trainer, scores, folder, warned)
+        metrics = pipeline.write_run(detector, data, trainer, scores, folder, warned, cli.config_init.report)
         print(last_words(metrics, {detector.name: detector.threshold}, folder))
     return folder
 

@@ -3,7 +3,7 @@
 import json
 import re
 import warnings as python_warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,16 @@ from evaluation.figures.distributions import save_distributions
 from evaluation.figures.matched import save_matched
 from evaluation.figures.reliability import save_reliability
 from evaluation.figures.robustness import save_robustness_figures
+from evaluation.figures.spectra import save_spectra
 from evaluation.files import write_atomically
+from evaluation.options import ReportOptions
 from evaluation.predictions import read_predictions, write_predictions
 from evaluation.report import Load, Part, browser, published_part, study_parts, write_report
-from evaluation.report.browser import IMAGES, MEGABYTES
 from evaluation.report.distributions import distributions_part
+from evaluation.report.mistakes import Pixels
+from evaluation.report.spectra import spectra_part
 from evaluation.resampling import RESAMPLES
+from evaluation.spectra import spectra, write_peaks
 from evaluation.statistics import CLEAN, against_reals, by_perturbation, clean_rows
 from evaluation.tables import Documents, documents_of, write_tables
 from modules.metrics.functional import Threshold
@@ -59,8 +63,8 @@ def write_results(
     choose_by: str | None = None,
     vectors: Vectors | Mapping[str, Vectors] | None = None,
     parts: Sequence[Part] | None = None,
-    images: int = IMAGES,
-    megabytes: float = MEGABYTES,
+    original: Callable[[str], Pixels] | None = None,
+    options: ReportOptions | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -84,8 +88,8 @@ def write_results(
         vectors: From keys to the vectors `[n, D]` that the detector sees, for a map of them; where there are several detectors, by name,
             for those that see vectors.
         parts: What the report shows besides, before the parts of a study.
-        images: How many images its browser holds at most; 0 leaves all pictures of images out of the report.
-        megabytes: How many bytes of pictures it holds for a closer look, in 10⁶ (see `report.browser`).
+        original: From a key to the image in its own pixels, uint8 `[H, W, 3]`, for the spectra; None for no spectra.
+        options: What the report holds of the images.
         resamples: Bootstrap resamples.
         seed: Bootstrap seed.
 
@@ -95,6 +99,7 @@ def write_results(
     Raises:
         ValueError: There is no row of that split.
     """
+    options = options or ReportOptions()
     write_predictions(run_dir / "predictions.parquet", frame)
     frame = read_predictions(run_dir / "predictions.parquet")
     measured = measured_rows(frame, split)
@@ -122,9 +127,12 @@ def write_results(
     spread = distributions_part(measured, documents, reals_from, settings) if len(documents) > 1 else None
     parts += [] if spread is None else [spread]
     parts += [] if targets is None or rows is None else [published_part(targets, rows)]
+    parts += _spectra(run_dir, measured, original, reals_from, options.spectra, seed)
     thresholds = {name: document["threshold"]["value"] for name, document in documents.items()}
-    shown = browser(frame, thresholds, load, split=split, images=images, megabytes=megabytes, seed=seed) if images else None
-    pictures = load if images else None
+    shown, pictures = None, None
+    if options.images:
+        pictures = load
+        shown = browser(frame, thresholds, load, split=split, images=options.images, megabytes=options.megabytes, seed=seed)
     write_report(run_dir, measured, metrics, pictures, title or run_dir.name, facts, warnings, maps=maps, parts=parts, images=shown)
     return metrics
 
@@ -150,7 +158,7 @@ def _write_all_tables(folder: Path, metrics: Mapping[str, Any], documents: Docum
 
 def _save_all_figures(folder: Path, frame: pd.DataFrame, documents: Documents, reals_from: Mapping[str, str] | None) -> None:
     """The figures of each detector in a folder of its own where there are several, and one of all."""
-    clean, folders = {}, _folders(documents)
+    clean, folders = {}, folders_of(documents)
     for name, document in documents.items():
         rows, threshold = frame[frame["detector"] == name], document["threshold"]["value"]
         own = folder / folders[name] if len(documents) > 1 else folder
@@ -173,12 +181,30 @@ def _save_all_figures(folder: Path, frame: pd.DataFrame, documents: Documents, r
         save_distributions(folder, pd.concat(clean.values()), reals_from)
 
 
+def _spectra(
+    run_dir: Path,
+    frame: pd.DataFrame,
+    original: Callable[[str], Pixels] | None,
+    reals_from: Mapping[str, str] | None,
+    images: int,
+    seed: int,
+) -> list[Part]:
+    """The spectra of the noise residual as figures and a table, and the report's part."""
+    if original is None or not images:
+        return []
+    found = spectra(frame, original, reals_from, images=images, seed=seed)
+    save_spectra(run_dir / "figures", found)
+    write_peaks(run_dir / "tables", found)
+    part = spectra_part(found)
+    return [] if part is None else [part]
+
+
 def _write_classes_and_maps(
     run_dir: Path, frame: pd.DataFrame, documents: Documents, vectors: Vectors | Mapping[str, Vectors] | None, seed: int
 ) -> dict[str, EmbeddingMap | str]:
     """Confusion matrices and maps of embeddings of each detector as figures and tables; the maps, or why there is none, by detector."""
     maps: dict[str, EmbeddingMap | str] = {}
-    folders = _folders(documents)
+    folders = folders_of(documents)
     for name, document in documents.items():
         figures, tables = (run_dir / kind / folders[name] if len(documents) > 1 else run_dir / kind for kind in ("figures", "tables"))
         if "families" in document:
@@ -204,8 +230,8 @@ def write_metrics(path: Path, metrics: Mapping[str, Any]) -> Path:
     return path
 
 
-def _folders(detectors: Iterable[str]) -> dict[str, str]:
-    """The names of detectors as those of folders, each another one."""
+def folders_of(detectors: Iterable[str]) -> dict[str, str]:
+    """The names of detectors as those of the folders of their figures and tables, each another one."""
     found: dict[str, str] = {}
     for detector in detectors:
         plain = name = re.sub(r"[^\w@+-]+", "_", detector)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
@@ -22,6 +23,7 @@ from datamodules.families import UNKNOWN
 from datamodules.files import write_atomically
 from datamodules.records import REAL, Record
 from datamodules.sources import ImagesSource
+from evaluation.options import ReportOptions
 from modules.detectors.base import Detector
 from modules.detectors.checkpoint import build_extractor, load_detector
 from modules.detectors.probe import Probe
@@ -361,14 +363,24 @@ def adapt(job: Adaptation, reals_from: str | None, hardware: dict[str, Any]) -> 
         warnings=concerns(data),
         parts=[changes_part(found)],
         title=f"{job.checkpoint.resolve().parent.parent.name}, adapted to {job.generator}",
+        original=pipeline.originals(data.records()),
+        options=_report(job, config),
         reals_from={job.dataset: source},
     )
     checkpoint = promote(checkpoints[-1], job.folder)
     if wants_wandb(job.overrides.get("trainer.logger", config["trainer"].get("logger"))):
         runs = runs_of_adaptation(job, config, dict(zip(heads, (job.checkpoint, checkpoint), strict=True)))
-        log_study(runs, frame, metrics, pipeline.pictures(data, data.records(), []), concerns(data))
+        log_study(runs, frame, metrics, pipeline.pictures([data], []), concerns(data))
     last = [f"New checkpoint: {checkpoint}", f"Report: {job.folder / 'report.html'}", f"All results: {job.folder}"]
     return "\n".join([text(found), *last])
+
+
+def _report(job: Adaptation, config: Mapping[str, Any]) -> ReportOptions:
+    """What the run's own report held of the images, or `--set report.images=0`."""
+    told = dict(config.get("report") or {}) | {
+        name.partition(".")[2]: yaml.safe_load(str(value)) for name, value in job.overrides.items() if name.startswith("report.")
+    }
+    return ReportOptions(**told)
 
 
 def promote(checkpoint: Path, folder: Path) -> Path:

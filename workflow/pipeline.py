@@ -24,6 +24,7 @@ from datamodules.description import concerns as concerns_of
 from datamodules.errors import DataError
 from datamodules.files import temporary_name, write_atomically
 from datamodules.records import Record
+from evaluation.options import ReportOptions
 from modules.detectors.answers import answers
 from modules.detectors.base import Detector
 from modules.detectors.checkpoint import load_detector
@@ -325,7 +326,13 @@ def originals(records: Iterable[Record]) -> Callable[[str], NDArray[np.uint8]]:
 
 
 def write_run(
-    detector: Detector, data: FeatureDataModule, trainer: Trainer, scores: Scores, folder: Path, warnings: Iterable[str] = ()
+    detector: Detector,
+    data: FeatureDataModule,
+    trainer: Trainer,
+    scores: Scores,
+    folder: Path,
+    warnings: Iterable[str] = (),
+    report: ReportOptions | None = None,
 ) -> dict[str, Any]:
     """Write predictions, metrics, figures and report of a run, and log the test metrics; on rank 0 only.
 
@@ -336,6 +343,7 @@ def write_run(
         scores: Of `score`.
         folder: The run directory.
         warnings: What a reader of the report must know first, besides what the data itself warns of.
+        report: What the report holds of the images.
 
     Returns:
         The contents of `metrics.json`.
@@ -369,6 +377,8 @@ def write_run(
         warnings=concerns,
         trained={detector.name: trained_on(detector, told_of_data)},
         vectors=vectors(data, detector),
+        original=originals(records),
+        options=report,
     )
     logged = flat_metrics(metrics)
     for logger in trainer.loggers:

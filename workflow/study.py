@@ -16,6 +16,7 @@ from datamodules.cache import caption_hash
 from datamodules.datamodule import FeatureDataModule
 from datamodules.families import FamilyMap
 from datamodules.sources.base import Source
+from evaluation.options import ReportOptions
 from modules.detectors.base import Detector
 from modules.detectors.checkpoint import build_extractor, load_detector, trained_settings
 from modules.extractors.base import Extractor
@@ -46,6 +47,7 @@ class Study:
         baseline: The detector that all others are compared with; the first by default.
         choose_by: Of a sweep, the metric by which one detector is chosen on half of the images.
         matched_by: Encoder by which pairs of a real image and a fake are compared.
+        report: What the report holds of the images.
     """
 
     detectors: Mapping[str, Path]
@@ -58,6 +60,7 @@ class Study:
     baseline: str | None = None
     choose_by: str | None = None
     matched_by: Extractor | None = None
+    report: ReportOptions = field(default_factory=ReportOptions)
 
 
 @dataclass(slots=True)

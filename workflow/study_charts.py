@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from evaluation.report import Load
-from evaluation.results import _folders as folders_of  # the very names of the folders that it saves figures in
+from evaluation.results import folders_of
 from evaluation.tables import Documents, documents_of
 from modules.detectors.checkpoint import trained_settings
 from workflow import charts

@@ -70,11 +70,12 @@ def write_study(
         }
         for name, extractor in results.extractors.items()
     }
+    load = pipeline.pictures(results.modules, dict.fromkeys(name for each in results.detectors.values() for name in each.pictures))
     metrics = write_results(
         folder,
         frame,
         one,
-        pipeline.pictures(results.modules, dict.fromkeys(name for each in results.detectors.values() for name in each.pictures)),
+        load,
         facts,
         warnings=warnings,
         reals_from=study.reals_from,
@@ -84,9 +85,11 @@ def write_study(
         baseline=study.baseline,
         choose_by=study.choose_by,
         vectors=_vectors(results),
+        original=pipeline.originals(record for data in dict.fromkeys(results.modules) for record in data.records()),
+        options=study.report,
     )
     if config is not None:
-        study_charts.log_study(study_charts.runs_of(study, results, folder, config), frame, metrics, _pictures(results), warnings)
+        study_charts.log_study(study_charts.runs_of(study, results, folder, config), frame, metrics, load, warnings)
     documents = documents_of(metrics, next(iter(thresholds)))
     told_of = [] if targets is None else [compared.text(targets, compared.compare(targets, documents, settings))]
     told_of += [

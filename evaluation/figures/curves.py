@@ -129,7 +129,7 @@ def save_figures_by_perturbation(folder: Path, tables: Mapping[str, pd.DataFrame
 
 
 def save_figure_of_detectors(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[Path]:
-    """Write `roc_of_detectors`, a curve a detector on the same images, as PNG and SVG.
+    """Write `roc_of_detectors` and `roc_of_detectors_log`, a curve a detector on the same images, as PNG and SVG.
 
     Args:
         folder: Usually `runs/<name>/figures`.
@@ -138,7 +138,7 @@ def save_figure_of_detectors(folder: Path, tables: Mapping[str, pd.DataFrame]) -
     Returns:
         The files.
     """
-    return saved(folder, {"roc_of_detectors": roc_figure(tables)})
+    return saved(folder, {"roc_of_detectors": roc_figure(tables), "roc_of_detectors_log": roc_figure(tables, log=True)})
 
 
 def _curve(table: pd.DataFrame) -> Curve | None:

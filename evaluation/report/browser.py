@@ -16,13 +16,13 @@ import pandas as pd
 from markupsafe import Markup
 from tqdm import tqdm
 
+from evaluation.options import ReportOptions
 from evaluation.report.fragments import images_of
 from evaluation.report.mistakes import Load, Pixels, thumbnail
 from evaluation.statistics import CLEAN
 
 log = logging.getLogger("undertow")
 
-IMAGES, MEGABYTES = 10_000, 16.0
 CHUNK = 200  # pictures that are decoded together, when the first of them is shown
 FEW = 2_000  # up to so many images have large thumbnails
 _LARGE, _SMALL = 128, 72  # longest side of a thumbnail, in pixels
@@ -57,8 +57,8 @@ def browser(
     load: Load,
     *,
     split: str | None = None,
-    images: int = IMAGES,
-    megabytes: float = MEGABYTES,
+    images: int = ReportOptions.images,
+    megabytes: float = ReportOptions.megabytes,
     seed: int = 0,
 ) -> Browser:
     """The images of all rows with every detector's score.

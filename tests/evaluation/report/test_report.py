@@ -14,7 +14,7 @@ from evaluation.comparison.targets import Target, Targets
 from evaluation.predictions import make_table, read_predictions
 from evaluation.report import write_report
 from evaluation.report.verdict import concerns, findings, percent
-from evaluation.results import _folders, write_results
+from evaluation.results import folders_of, write_results
 from evaluation.statistics import metrics_document
 from modules.metrics.functional import Threshold
 from tests.evaluation.rows import THRESHOLD, some_rows, usual_table
@@ -231,7 +231,7 @@ def test_write_results_without_rows_of_the_split(tmp_path):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_figures_of_several_detectors_have_safe_folders(tmp_path, monkeypatch):
+def test_figures_of_several_detectors_have_safefolders_of(tmp_path, monkeypatch):
     folders = []
     monkeypatch.setattr("evaluation.results.save_figures", lambda folder, *_: folders.append(folder))
     monkeypatch.setattr("evaluation.results.save_figure_of_detectors", lambda folder, tables: folders.append((folder, list(tables))))
@@ -263,8 +263,8 @@ def test_published_numbers_beside_measured_ones(tmp_path, monkeypatch):
     assert "Beside published numbers" not in report(tmp_path, usual_table())[1].text
 
 
-def test_detectors_whose_names_are_alike_have_folders_of_their_own():
-    assert _folders(["sd 1.5", "sd_1_5", "svm@jpeg_40", "sd/1/5"]) == {
+def test_detectors_whose_names_are_alike_havefolders_of_of_their_own():
+    assert folders_of(["sd 1.5", "sd_1_5", "svm@jpeg_40", "sd/1/5"]) == {
         "sd 1.5": "sd_1_5",
         "sd_1_5": "sd_1_5-2",
         "svm@jpeg_40": "svm@jpeg_40",

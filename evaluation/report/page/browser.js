@@ -212,10 +212,10 @@ function setControls(wanted) {
   form.answer.title = answered ? "" : "This detector has no threshold, so it calls no image real or fake";
 }
 
-/** Show what the address says, when the page opens, a link is followed or the address is edited. */
+/** Show what the address says, when the page opens, a link is followed or the address is edited; whether it says anything of images. */
 function follow() {
   const [name, query] = location.hash.slice(1).split("?");
-  if (name !== FRAGMENT) return;
+  if (name !== FRAGMENT) return false;
   const told = new URLSearchParams(query ?? "");
   setControls(Object.fromEntries(told));
   page = Math.max(0, (Number.parseInt(told.get("page") ?? "1", 10) || 1) - 1);
@@ -225,6 +225,7 @@ function follow() {
   if ($("viewer").open && !image) $("viewer").close();
   $(FRAGMENT).scrollIntoView();
   if (image) lookAt(image);
+  return true;
 }
 
 function changed() {
@@ -262,5 +263,4 @@ function startBrowser() {
   $("after").addEventListener("click", () => turn(1));
   $("tiles").addEventListener("keydown", onKey);
   window.addEventListener("hashchange", follow);
-  refresh();
 }

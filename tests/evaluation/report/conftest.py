@@ -65,4 +65,4 @@ def visit(chromium, report):
 
 
 def _is_own(url, address):
-    return url.partition("#")[0] == address or url.startswith("data:")
+    return url.partition("#")[0] in {address, "about:blank"} or url.startswith("data:")

@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from evaluation.predictions import make_table
 from evaluation.report import browser, write_report
@@ -123,11 +124,13 @@ def write_large(folder, count):
     picture = {"image": np.full((8, 8, 3), 99, np.uint8)}
     shown = browser(make_table(rows), {PROBE: TIED}, lambda key, perturbation: picture, split="test", megabytes=MEGABYTES)
     metrics = metrics_document(small, THRESHOLDS[PROBE], resamples=5)
-    return write_report(folder, small, metrics, None, images=shown)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("evaluation.figures.svg", lambda *_, **__: b"<svg/>")
+        return write_report(folder, small, metrics, None, images=shown)
 
 
 def known():
-    """A row an image and perturbation in the page's order, with what each detector says of it: `score`, `answer` and `place` by its name."""
+    """A row an image and perturbation in the page's order, with `score`, `answer`, `rank` and so on of each detector by its name."""
     frame = table()
     by = ["dataset", "key", "perturbation"]
     rows = frame.drop_duplicates(by).drop(columns=["score", "probability", "detector"])

@@ -127,13 +127,14 @@ def write_results(
     spread = distributions_part(measured, documents, reals_from, settings) if len(documents) > 1 else None
     parts += [] if spread is None else [spread]
     parts += [] if targets is None or rows is None else [published_part(targets, rows)]
-    parts += _spectra(run_dir, measured, original, reals_from, options.spectra, seed)
+    pixels = _spectra(run_dir, measured, original, reals_from, options.spectra, seed)
     thresholds = {name: document["threshold"]["value"] for name, document in documents.items()}
     shown, pictures = None, None
     if options.images:
         pictures = load
         shown = browser(frame, thresholds, load, split=split, images=options.images, megabytes=options.megabytes, seed=seed)
-    write_report(run_dir, measured, metrics, pictures, title or run_dir.name, facts, warnings, maps=maps, parts=parts, images=shown)
+    more: dict[str, Any] = {"maps": maps, "parts": parts, "pixels": pixels, "images": shown}
+    write_report(run_dir, measured, metrics, pictures, title or run_dir.name, facts, warnings, **more)
     return metrics
 
 

@@ -3,7 +3,7 @@
 const FRAGMENT = "images", PAGE_SIZE = 60;
 const CONTROLS = ["detector", "sort", "dataset", "source", "label", "answer", "perturbation", "split", "from", "to", "text"];
 const PAUSE = 150; // milliseconds without a key before a text is looked for
-let data = null, standard = {}, allOf = [], rows = [], page = 0, focused = 0, waiting = 0;
+let data = null, standard = {}, allOf = [], rows = [], asked = "", page = 0, focused = 0, waiting = 0;
 const chunks = {};
 
 /** Pictures are read from the page's text only when the first of their chunk is shown. */
@@ -58,7 +58,7 @@ function ranks(detector, under) {
 function orderBy(wanted) {
   const detector = data.detectors.findIndex(({ name }) => name === wanted.detector);
   const one = (row) => score(detector, row);
-  if (wanted.sort === "high") return (row) => -one(row);
+  if (wanted.sort === "high") return (row) => (one(row) === null ? null : -one(row));
   if (wanted.sort === "low") return one;
   if (wanted.sort === "source") return null;
   if (wanted.sort === "apart") {
@@ -164,17 +164,20 @@ function draw() {
 }
 
 function refresh() {
+  clearTimeout(waiting);
   rows = find(wantedNow());
+  asked = fragment(wantedNow());
   draw();
 }
 
+/** Go to another page, where there is one. */
 function turn(by, place = 0) {
-  const before = page;
+  if (page + by < 0 || (page + by) * PAGE_SIZE >= rows.length) return false;
   page += by;
   focused = place;
   draw();
   remember();
-  return page !== before;
+  return true;
 }
 
 function onKey(event) {
@@ -209,13 +212,14 @@ function setControls(wanted) {
   }
   const answered = data.detectors.find(({ name }) => name === form.detector.value).threshold !== null;
   form.answer.disabled = !answered;
+  if (!answered) form.answer.value = "";
   form.answer.title = answered ? "" : "This detector has no threshold, so it calls no image real or fake";
 }
 
-/** Show what the address says, when the page opens, a link is followed or the address is edited. */
+/** Show what the address says, when the page opens, a link is followed or the address is edited; whether it says anything of images. */
 function follow() {
   const [name, query] = location.hash.slice(1).split("?");
-  if (name !== FRAGMENT) return;
+  if (name !== FRAGMENT) return false;
   const told = new URLSearchParams(query ?? "");
   setControls(Object.fromEntries(told));
   page = Math.max(0, (Number.parseInt(told.get("page") ?? "1", 10) || 1) - 1);
@@ -225,6 +229,7 @@ function follow() {
   if ($("viewer").open && !image) $("viewer").close();
   $(FRAGMENT).scrollIntoView();
   if (image) lookAt(image);
+  return true;
 }
 
 function changed() {
@@ -249,7 +254,8 @@ function startBrowser() {
   allOf = allRows();
   setControls(standard);
   $("browser").hidden = false;
-  $("filters").addEventListener("change", changed);
+  // Leaving a text that was found already is a change, too: it must not take away the tile that is being clicked.
+  $("filters").addEventListener("change", () => { if (fragment(wantedNow()) !== asked) changed(); });
   for (const name of ["text", "from", "to"]) {
     $("filters").elements[name].addEventListener("input", () => {
       clearTimeout(waiting);
@@ -262,5 +268,4 @@ function startBrowser() {
   $("after").addEventListener("click", () => turn(1));
   $("tiles").addEventListener("keydown", onKey);
   window.addEventListener("hashchange", follow);
-  refresh();
 }

@@ -176,4 +176,4 @@ function startViewer() {
 
 startBrowser();
 startViewer();
-if (data) follow();
+if (data && !follow()) refresh();

@@ -226,7 +226,10 @@ function follow() {
   focused = 0;
   refresh();
   const image = told.get("image");
-  if ($("viewer").open && !image) $("viewer").close();
+  if ($("viewer").open && !image) {
+    viewed.place = null;
+    $("viewer").close();
+  }
   $(FRAGMENT).scrollIntoView();
   if (image) lookAt(image);
   return true;

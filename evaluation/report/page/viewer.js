@@ -84,7 +84,7 @@ function scoresTable(row) {
 
 function tableOf(label, heads, body) {
   const head = make("thead", {}, make("tr", {}, ...heads.map((text) => make("th", { scope: "col" }, text))));
-  return make("div", { className: "scroll", role: "region", "aria-label": label, tabIndex: 0 }, make("table", {}, head, make("tbody", {}, ...body)));
+  return make("div", { className: "scroll", role: "group", "aria-label": label, tabIndex: 0 }, make("table", {}, head, make("tbody", {}, ...body)));
 }
 
 /** The scores under every perturbation, each name leading to that view. */
@@ -139,6 +139,8 @@ function show(row, place) {
   $("previous").disabled = place === null || place <= 0;
   $("next").disabled = place === null || place >= rows.length - 1;
   if (!$("viewer").open) $("viewer").showModal();
+  const active = document.activeElement; // a button at the end of its way, or a link that is gone, would take the keys with it
+  if (active.disabled || !$("viewer").contains(active)) $("viewed").focus();
   $("viewer").scrollTop = 0;
   remember(address(row));
 }
@@ -171,7 +173,12 @@ function startViewer() {
     if (event.key === "ArrowLeft") look(viewed.place - 1);
     if (event.key === "ArrowRight") look(viewed.place + 1);
   });
-  $("viewer").addEventListener("close", () => { viewed = null; remember(); roam(focused); });
+  $("viewer").addEventListener("close", () => {
+    const { place } = viewed;
+    viewed = null;
+    remember();
+    roam(place === null ? focused : place % PAGE_SIZE); // the browser itself goes back to the tile that was clicked
+  });
 }
 
 startBrowser();

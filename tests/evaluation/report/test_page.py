@@ -26,7 +26,7 @@ def column(page, place=1, caption="Metrics by generator"):
 
 
 def head(page, name, caption="Metrics by generator"):
-    return page.get_by_role("region", name=caption, exact=True).first.get_by_role("button", name=name, exact=True)
+    return page.get_by_role("group", name=caption, exact=True).first.get_by_role("button", name=name, exact=True)
 
 
 def numbers(texts):

@@ -257,7 +257,7 @@ def test_links_show_just_their_images(visit, known):
     assert page.locator("#filters").is_visible()
     assert page.evaluate("$('images').getBoundingClientRect().top") == pytest.approx(16, abs=17)  # scrolled to
     choose(page, label="1", text="a")  # what was chosen before plays no part
-    answers = page.get_by_role("region", name="Answers at the threshold").first
+    answers = page.get_by_role("group", name="Answers at the threshold").first
     row = answers.locator("tr", has_text="faces/sd")
     wrong = rows[(rows["source"] == "faces/sd") & (rows[f"answer {PROBE}"] == "missed")]
     cell = row.locator("td a").first

@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.evaluation.report import pages
+from tests.evaluation.report import browsed as pages
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 WIDER = "document.documentElement.scrollWidth - window.innerWidth"

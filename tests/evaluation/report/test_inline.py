@@ -189,14 +189,20 @@ def test_parts_of_a_text_keep_their_words_and_the_order_of_what_is_drawn():
 
 @pytest.fixture(scope="module")
 def everything():
-    """By name each figure of the project: drawn in both themes, and what the page shows of it."""
-    found = {}
-    for name, draw, (light, dark), can_be_recoloured in all_figures():
-        figure = draw(light)
-        contents = [figures.svg(each, outlines=False) for each in (figure, draw(dark))]
-        given = [draw(light), name, "", light, dark] if can_be_recoloured else []
-        chart = drawn(*given) if given else drawn_twice(draw, name)
-        found[name] = (*contents, chart, figure)
+    """By name each figure of the project: as it was drawn in both themes, and what the page shows of it."""
+    found, contents, draw_svg = {}, [], figures.svg
+
+    def kept(figure, **options):
+        contents.append(draw_svg(figure, **options))
+        return contents[-1]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("evaluation.figures.svg", kept)
+        for name, draw, (light, dark), can_be_recoloured in all_figures():
+            contents.clear()
+            chart = drawn(draw(light), name, "", light, dark) if can_be_recoloured else drawn_twice(draw, name)
+            both = [contents[0], figures.recoloured(contents[0], light, dark)] if can_be_recoloured else contents
+            found[name] = (*both, chart)
     return found
 
 
@@ -206,13 +212,13 @@ def shapes(root):
 
 def test_every_figure_of_the_project_stands_in_a_page_with_all_that_it_says(everything):
     assert len(everything) == 19
-    for name, (light, dark, chart, figure) in everything.items():
+    for name, (light, dark, chart) in everything.items():
         root, drawn_as = ET.fromstring(chart.svg), ET.fromstring(light)
         assert root.get("aria-label") == name
         assert texts(root) == texts(drawn_as) == texts(ET.fromstring(dark)) != [], name
         assert {each.tag for each in root.iter()} <= TAGS
         assert {key for each in root.iter() for key in each.attrib} <= ATTRIBUTES | OURS
-        assert chart.width == round(100 * figure.get_figwidth())
+        assert chart.width == pytest.approx(float(drawn_as.get("width").removesuffix("pt")) / 72 * 100, abs=1)
         shown = [each for each in shapes(root) if each.get("class") != "on-dark"]
         assert len(shown) == len(shapes(drawn_as)), name
         for one, other in zip(shown, shapes(drawn_as), strict=True):
@@ -221,7 +227,7 @@ def test_every_figure_of_the_project_stands_in_a_page_with_all_that_it_says(ever
 
 
 def test_every_figure_has_the_colours_of_both_themes(everything):
-    for name, (light, dark, chart, _) in everything.items():
+    for name, (light, dark, chart) in everything.items():
         colours = [re.findall(r"#[0-9a-f]{6}\b", re.sub(r'(href|id)="[^"]*"|url\([^)]*\)', "", each.decode())) for each in (light, dark)]
         pairs = {(one, other) for one, other in zip(*colours, strict=True) if one != other}
         assert pairs, name
@@ -230,7 +236,7 @@ def test_every_figure_has_the_colours_of_both_themes(everything):
 
 def test_figures_in_one_page_share_no_id_and_all_references_lead_somewhere(everything):
     seen = set()
-    for name, (*_, chart, _figure) in everything.items():
+    for name, (*_, chart) in everything.items():
         ids = re.findall(r' id="([^"]+)"', chart.svg)
         references = {*re.findall(r'href="#([^"]+)"', chart.svg), *re.findall(r"url\(#([^)]+)\)", chart.svg)}
         assert len(ids) == len(set(ids)), name
@@ -240,7 +246,7 @@ def test_figures_in_one_page_share_no_id_and_all_references_lead_somewhere(every
 
 
 def test_pictures_within_figures_are_those_of_matplotlib(everything):
-    light, _, chart, _ = everything["spectra"]
+    light, _, chart = everything["spectra"]
     stored = [re.findall(r"data:image/png;base64,\s*([^\"]+)", each) for each in (light.decode(), chart.svg)]
     assert len(stored[0]) >= 3
     for one, other in zip(*stored, strict=True):

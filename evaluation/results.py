@@ -164,7 +164,7 @@ def _save_all_figures(folder: Path, frame: pd.DataFrame, documents: Documents, r
         rows, threshold = frame[frame["detector"] == name], document["threshold"]["value"]
         own = folder / folders[name] if len(documents) > 1 else folder
         clean[name] = clean_rows(rows)
-        if threshold is not None:
+        if threshold is not None and clean[name]["score"].notna().any():
             matrix = {"answers": answers_at(clean[name], threshold)}
             save_confusions(own, matrix)
             write_confusions(folder.parent / "tables" / own.relative_to(folder), matrix)

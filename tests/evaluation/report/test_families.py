@@ -153,10 +153,10 @@ def test_reasons_of_a_table_are_noted_once():
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_further_parts_stand_before_those_of_detectors(tmp_path):
+def test_further_parts_stand_after_a_detectors_numbers_and_before_all_else(tmp_path):
     frame = random_answers(CLASSES, n=60)
     part = Part(HOSTILE, ["a sentence"], [Grid("a table", "head", ["x"], {"row": [3]})])
     page = checked(write_report(tmp_path, frame, metrics_document(frame, THRESHOLD, resamples=20), pictures, parts=[part]).read_text())
     assert HOSTILE in page.text
-    assert page.text.index("a sentence") < page.text.rindex("By generator")
+    assert page.text.rindex("By generator") < page.text.index("a sentence") < page.text.rindex("ROC curves")
     assert "a table" in page.values("aria-label")

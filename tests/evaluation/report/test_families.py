@@ -55,7 +55,8 @@ def test_classes_and_map_are_in_all_outputs(tmp_path):
     recall = metrics["families"]["by_class"]["gan"]["recall"]
     assert f"{recall['value']:.3f}{recall['low']:.3f}–{recall['high']:.3f}" in page.text
     assert any(
-        alt.startswith("Confusion matrix, true family by predicted family: real, gan, diffusion, flow") for alt in page.values("aria-label", "svg")
+        alt.startswith("Confusion matrix, true family by predicted family: real, gan, diffusion, flow")
+        for alt in page.values("aria-label", "svg")
     )
 
 

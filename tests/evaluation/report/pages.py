@@ -48,7 +48,9 @@ def images():
             shared = i == 0 and label == 0 and split == "test"
             key = key_of("shared") if shared else key_of(dataset, generator, split, i)
             group = f"{dataset}-{generator[:4]}-{split}-{i // 3}" if i % 4 else ""
-            found.append({"key": key, "path": f"{dataset}/{split}/{i:03d}.png", "dataset": dataset, "generator": generator, "label": label})
+            found.append(
+                {"key": key, "path": f"{dataset}/{split}/IMG_{i:03d}.png", "dataset": dataset, "generator": generator, "label": label}
+            )
             found[-1] |= {"split": split, "group": group, "family": "real" if label == 0 else "diffusion"}
     return found
 

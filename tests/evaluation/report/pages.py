@@ -63,7 +63,7 @@ def table():
         near = {7: TIED, 8: np.nextafter(TIED, 1), 9: np.nextafter(TIED, 0)}.get(number % 10 if number % 30 < 10 else -1)
         for detector in (PROBE, OTHER):
             for perturbation in PERTURBATIONS:
-                score = float(rng.normal() + (1.5 if detector == PROBE else 40.0) * image["label"])
+                score = float(rng.normal() + 1.5 * image["label"]) * (1 if detector == PROBE else 20)
                 if perturbation != "none" and number % 7 == 3:
                     continue
                 if detector == PROBE:

@@ -48,7 +48,9 @@ def images():
             shared = i == 0 and label == 0 and split == "test"
             key = key_of("shared") if shared else key_of(dataset, generator, split, i)
             group = f"{dataset}-{generator[:4]}-{split}-{i // 3}" if i % 4 else ""
-            found.append({"key": key, "path": f"{dataset}/{split}/{i:03d}.png", "dataset": dataset, "generator": generator, "label": label})
+            found.append(
+                {"key": key, "path": f"{dataset}/{split}/IMG_{i:03d}.png", "dataset": dataset, "generator": generator, "label": label}
+            )
             found[-1] |= {"split": split, "group": group, "family": "real" if label == 0 else "diffusion"}
     return found
 
@@ -61,7 +63,7 @@ def table():
         near = {7: TIED, 8: np.nextafter(TIED, 1), 9: np.nextafter(TIED, 0)}.get(number % 10 if number % 30 < 10 else -1)
         for detector in (PROBE, OTHER):
             for perturbation in PERTURBATIONS:
-                score = float(rng.normal() + (1.5 if detector == PROBE else 40.0) * image["label"])
+                score = float(rng.normal() + 1.5 * image["label"]) * (1 if detector == PROBE else 20)
                 if perturbation != "none" and number % 7 == 3:
                     continue
                 if detector == PROBE:

@@ -47,7 +47,7 @@ def visit(chromium, report):
 
     def opened(fragment="", path=report, **options):
         context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(60_000)
         contexts.append(context)
         page = context.new_page()
         address = path.as_uri()

@@ -163,6 +163,8 @@ def test_keys_and_buttons_go_through_all_that_were_found(visit, known):
         walked.append(told(page)["image"])
     assert walked == rows["address"].tolist()
     assert told(page)["page"] == "2"
+    assert seen(page)["page"] == "Page 2 of 2"
+    assert len(seen(page)["tiles"]) == len(rows) - 60
     assert page.locator("#next").is_disabled()
     page.keyboard.press("ArrowRight")
     assert told(page)["image"] == walked[-1]
@@ -185,6 +187,7 @@ def test_keys_and_buttons_go_through_all_that_were_found(visit, known):
 def test_closed_it_gives_the_focus_back_to_the_tile(visit, way):
     page = visit()
     page.locator(".tile").nth(4).click()
+    assert page.get_by_role("dialog", name=re.compile("Fake|Real: ")).is_visible()
     assert page.evaluate("$('viewer').contains(document.activeElement)")
     page.keyboard.press("ArrowRight")
     if way == "Escape":

@@ -17,6 +17,10 @@ DEEPEST = 3  # folders above the layout's own, each the only one that holds imag
 _OF_EACH = 3  # images of a folder that are looked at
 
 
+class AmbiguousLayoutError(DataError):
+    """Several layouts fit a tree equally well: only its owner can say which it is."""
+
+
 @dataclass(frozen=True)
 class Fit:
     """A layout and where it begins.
@@ -99,7 +103,8 @@ def find_layout(root: str, images: Sequence[str]) -> Fit:
         images: Their paths below it.
 
     Raises:
-        DataError: None fits, or several fit equally well; the message says what was seen and what there is.
+        AmbiguousLayoutError: Several fit equally well.
+        DataError: None fits; the message says what was seen and what there is.
     """
     sample = _Sample(root, images)
     layouts = [load_layout(name) for name in layout_names()]
@@ -112,7 +117,7 @@ def find_layout(root: str, images: Sequence[str]) -> Fit:
         if len(best) > 1 and best[0].share == best[1].share:
             equal = ", ".join(fit.layout.name for fit in best if fit.share == best[0].share)
             message = f"{root} may be any of the layouts {equal}: their images lie alike. Say which it is by the option layout."
-            raise DataError(message)
+            raise AmbiguousLayoutError(message)
         if best:
             return best[0]
         nearest = max([*found, *([nearest] if nearest else [])], key=lambda fit: fit.share, default=None)

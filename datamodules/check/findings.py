@@ -12,7 +12,7 @@ from datamodules.check.images import Looked, look
 from datamodules.check.shortcuts import shortcuts
 from datamodules.duplicates import near_duplicates
 from datamodules.facts import FactsOfImage
-from datamodules.families import FamilyMap
+from datamodules.families import UNKNOWN, FamilyMap
 from datamodules.records import FAKE, REAL, SPLITS, Failure, Record
 from datamodules.sources import FolderSource, LayoutSource
 from datamodules.sources.base import Source
@@ -50,7 +50,7 @@ def findings(source: Source, families: FamilyMap, cache_dir: Path, fast: bool = 
         "generated": counts[FAKE],
         "datasets": sorted({record.dataset for record in records}),
         "generators": sorted({record.generator for record in records if record.label == FAKE}),
-        "unknown_families": sorted({r.generator for r in records if r.label == FAKE and families.index(r.family) < 0}),
+        "unknown_families": sorted({r.generator for r in records if r.label == FAKE and r.family == UNKNOWN}),
         "parts": parts,
         "left_out": _reasons(source.failures),
         "unreadable": _reasons(_unreadable(records, looked)),

@@ -7,7 +7,7 @@ from datamodules.records import SPLITS
 
 Document = Mapping[str, Any]
 
-_SHOWN = 8  # reasons, shortcuts
+_SHOWN = 8  # reasons
 _WIDTH = 40  # characters of a name
 
 
@@ -76,10 +76,8 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], texts: int = 3
     """Lines of a table; the first `texts` columns are aligned on the left."""
     cells = [list(heads), *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
-    aligned = [
-        [cell.ljust(width) if i < texts else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
-        for row in cells
-    ]
+    sides = [str.ljust if i < texts else str.rjust for i in range(len(heads))]
+    aligned = [[side(cell, width) for side, cell, width in zip(sides, row, widths, strict=True)] for row in cells]
     return ["  ".join(row).rstrip() for row in aligned]
 
 
@@ -100,23 +98,23 @@ def _doubles(found: Document) -> list[str]:
     if near is None:
         return [*lines, "near-duplicates were not looked for"]
     where = "splits as they would be cut by default" if near["splits_cut_here"] else "splits"
-    told = f"{near['across_classes']} real images look like a generated one, {near['across_splits']} images like one of a later split ({where})"
     return [
         *lines,
-        f"near-duplicates without a common group or pair: {told}",
+        f"near-duplicates without a common group or pair: {near['across_classes']} real images look like a generated one, "
+        f"{near['across_splits']} images like one of a later split ({where})",
         *(f"  {' and '.join(map(shown, pair))}" for pair in near["examples"]),
     ]
 
 
 def _shortcuts(flagged: Sequence[Document]) -> list[str]:
-    lines = [f"{len(flagged)} trivial facts tell a generator's fakes from real images by themselves"]
-    for each in flagged[:_SHOWN]:
-        side = "smaller" if each["auroc"] < 0.5 else "larger"
-        fact = shown(each["fact"]).removeprefix("fact_")
-        lines.append(
-            f"  AUROC {each['strength']:.2f}  {fact}, {side} in fakes, on {shown(each['dataset'], _WIDTH)}/{shown(each['generator'], _WIDTH)}"
-        )
-    return lines + ([f"  and {len(flagged) - _SHOWN} more (--json FILE has all)"] if len(flagged) > _SHOWN else [])
+    by_fact: dict[str, list[Document]] = {}
+    for each in flagged:
+        by_fact.setdefault(shown(each["fact"]).removeprefix("fact_"), []).append(each)
+    lines = [f"{len(by_fact)} trivial facts tell the fakes of some generator from real images by themselves"]
+    for fact, own in by_fact.items():
+        where = [f"{each['dataset']}/{each['generator']} {each['strength']:.2f}{'↓' if each['auroc'] < 0.5 else ''}" for each in own]
+        lines.append(f"  {fact}: {_listed(where, 3)}")
+    return lines + (["(AUROC of the fact alone; ↓: smaller, or rarer, in fakes)"] if flagged else [])
 
 
 def warnings(found: Document) -> list[str]:

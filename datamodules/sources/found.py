@@ -43,9 +43,8 @@ def find_source(
         return ManifestSource(str(manifest), dataset=dataset, allow_outside=allow_outside)
     if path.is_file() or allow_outside:
         option = "--allow_outside" if allow_outside else "--layout" if layout is not None else "--reals"
-        message = (
-            f"{option} is for {'manifests' if allow_outside else 'folders'}, and {path} is a {'file' if path.is_file() else 'folder'}."
-        )
+        wanted, given = ("manifests" if allow_outside else "folders"), ("file" if path.is_file() else "folder")
+        message = f"{option} is for {wanted}, and {path} is a {given}."
         raise DataError(message)
     if layout == FOLDERS or reals is not None:
         return FolderSource(str(path), dataset=dataset, reals=reals)

@@ -132,11 +132,12 @@ def _duplicates(records: Sequence[Record]) -> Document:
     copies = [own for own in found.values() if len(own) > 1]
     classes = [own for own in copies if len({record.label for record in own}) > 1]
     splits = [own for own in copies if len({record.split for record in own} - {None}) > 1]
+    examples = list({own[0].content_hash: own for own in [*classes, *splits, *copies]}.values())
     return {
         "copies": sum(len(own) - 1 for own in copies),
         "across_classes": len(classes),
         "across_splits": len(splits),
-        "examples": [[record.path for record in own[:2]] for own in [*classes, *splits, *copies][:EXAMPLES]],
+        "examples": [[record.path for record in own[:2]] for own in examples[:EXAMPLES]],
     }
 
 

@@ -96,6 +96,7 @@ def test_what_is_wrong_with_files(check, benchmark):
     duplicates = found["duplicates"]
     assert (duplicates["copies"], duplicates["across_classes"]) == (2, 1)
     assert duplicates["across_splits"] >= 1
+    assert len(duplicates["examples"]) == 2
     assert found["near_duplicates"]["across_splits"] == 1
     assert len(said(found, "one of the labels is wrong")) == len(said(found, "2 images are unreadable")) == 1
     assert len(said(found, "on_leak drop")) == 2

@@ -266,7 +266,7 @@ def laion(root):
 
 def flickr30k(root):
     tree(root, "flickr30k-images/1000092795.jpg", "flickr30k-images/10002456.jpg")
-    (root / "results_20130124.token").write_text("1000092795.jpg#1\tsecond\n1000092795.jpg#0\tTwo men .\nbroken line\n", encoding="utf-8")
+    (root / "results_20130124.token").write_text("1000092795.jpg#0\tTwo men .\n1000092795.jpg#1\tsecond\nbroken line\n", encoding="utf-8")
     return {
         "1000092795.jpg": (0, "flickr30k", "flickr30k", None, "flickr30k/1000092795", None, "Two men .", "human"),
         "10002456.jpg": (0, "flickr30k", "flickr30k", None, "flickr30k/10002456", None, None, None),
@@ -386,6 +386,21 @@ def test_unknown_and_ambiguous_trees(tmp_path):
     with pytest.raises(DataError, match=r"No layout is known .*100% of the images lie where the layout chameleon has some"):
         records(plain, tmp_path)
     assert len(records(plain, tmp_path, layout="chameleon")[1]) == 2
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train/cat/0_real/1.png", "train/dog/1_fake/1.png"),  # classes of ForenSynths, but no generator
+        ("dalle3/1.png", "firefly/2.png", "real/3.png"),  # generators of SynthWildX and Synthbuster, but not all of their names
+        ("train/0_real/1.png", "val/1_fake/1.png"),  # WildRF's, but no platform
+        ("MSCOCO/train2017/000000000009.jpg", "MSCOCO-2/1.png"),  # reals of DRCT-2M, but no fakes
+        ("train/real/1.png", "val/real/2.png"),  # ELSA_D3's, but no fakes
+    ],
+)
+def test_common_names_are_no_benchmark(tmp_path, names):
+    with pytest.raises(DataError, match="No layout is known"):
+        records(tree(tmp_path / "data", *names), tmp_path)
 
 
 def test_a_generator_of_ones_own_beside_a_benchmark_is_left_out_and_said(tmp_path):

@@ -177,6 +177,33 @@ def read_image(source: Path | bytes, limits: ReaderLimits = DEFAULT_LIMITS) -> D
         raise ImageError(message) from error
 
 
+def read_header(path: Path, limits: ReaderLimits = DEFAULT_LIMITS) -> tuple[str, int, int, int]:
+    """What an image's header says, without decoding its pixels: damage further on is not seen.
+
+    Args:
+        path: A file.
+        limits: What an image may be.
+
+    Returns:
+        Format, width and height as stored, and length of the file in bytes.
+
+    Raises:
+        ImageError: The file cannot be read, its header is not that of an image, or says that it is beyond the limits.
+    """
+    data = _read_file(path, limits)
+    if not data:
+        message = "The file is empty."
+        raise ImageError(message)
+    name = _sniff(data)
+    try:
+        size = _webp_size(data) if name == "WebP" and len(data) >= 30 else _PLUGINS[name](io.BytesIO(data)).size
+    except Exception as error:  # as in `read_image`
+        message = f"The {name} header is damaged or not supported ({type(error).__name__})."
+        raise ImageError(message) from error
+    _check_size(*size, limits)
+    return name, *size, len(data)
+
+
 def _read_file(path: Path, limits: ReaderLimits) -> bytes:
     try:
         with open_regular(path) as file:

@@ -75,8 +75,8 @@ def _add_pace(built: argparse.ArgumentParser) -> None:
     add(
         "--give_up",
         type=_within(int, 0, 10**6),
-        default=10,
-        help="failed connections in a row until a host is dead (default: 10; 0: never)",
+        default=20,
+        help="failed connections in a row until a host is dead (default: 20; 0: never)",
     )
 
 

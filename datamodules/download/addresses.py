@@ -2,6 +2,7 @@
 
 import hashlib
 import ipaddress
+import re
 import socket
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ MAX_LENGTH = 8000
 """Characters of an address."""
 
 _NONE = frozenset({"", "null", "none", "nan", "<na>"})
+_HOST = re.compile(r"[A-Za-z0-9._:-]+")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # Only what is handed out to hosts, so that a range somebody invents later is refused until it stands here.
 _GLOBAL_6 = ipaddress.IPv6Network("2000::/3")
@@ -119,8 +121,8 @@ def parse(text: str, rules: Rules) -> httpx.URL:
         raise FetchError(REFUSED, f"no address: {error}"[:200]) from error
     if url.scheme not in _DEFAULT_PORTS:
         raise FetchError(REFUSED, "neither http nor https" + (f": {url.scheme[:20]}" if url.scheme else ""))
-    if not host:
-        raise FetchError(REFUSED, "the address names no host")
+    if not _HOST.fullmatch(host):
+        raise FetchError(REFUSED, f"the address names no host: {host[:80]!r}")
     if url.userinfo:
         raise FetchError(REFUSED, "the address holds a user's name or password")
     port = url.port or _DEFAULT_PORTS[url.scheme]

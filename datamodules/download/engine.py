@@ -32,7 +32,7 @@ class Pace:
         tries: Of one image.
         backoff: Seconds before the second try; doubled for each further one, and varied at random by half.
         deadline: Seconds of all tries of an image together, without the waiting between them.
-        give_up: Addresses in a row that fail without a connection, after which a host counts as dead; 0 for never.
+        give_up: Connections to a host in a row that cannot be made, after which it counts as dead; 0 for never.
         threads: That decode and write.
     """
 
@@ -41,7 +41,7 @@ class Pace:
     tries: int = 3
     backoff: float = 1.0
     deadline: float = 60.0
-    give_up: int = 10
+    give_up: int = 20
     threads: int = 2
 
 
@@ -173,11 +173,11 @@ class Engine:
             self._waiting.done(address.host)
 
     def _failed(self, address: Address, error: FetchError) -> None:
+        self._waiting.heard(address.host, answered=not error.unreachable)
         if error.heals and address.tries < self._pace.tries and address.seconds < self._pace.deadline:
             wait = self._pace.backoff * 2 ** (address.tries - 1) if error.wait is None else error.wait
             self._waiting.add_later(address, time.monotonic() + wait + self._pace.backoff * random.random() / 2)
             return
-        self._waiting.heard(address.host, answered=not error.unreachable)
         self._decide(address, Outcome(address.id, "", error.status, error.reason, error.http))
 
     def _arrived(self, address: Address, body: Body, stored: Stored) -> None:

@@ -181,10 +181,8 @@ def _explained() -> Iterator[None]:
         raise FetchError(DEAD, "no connection to the host", heals=True, unreachable=True) from error
     except httpcore.ProxyError as error:
         raise FetchError(DEAD, f"the proxy: {error}"[:200], heals=True) from error
-    except (httpcore.NetworkError, httpcore.RemoteProtocolError) as error:
+    except (httpcore.NetworkError, httpcore.RemoteProtocolError, OSError) as error:
         raise FetchError(DEAD, "the connection ended early, or what was sent is no HTTP", heals=True) from error
-    except OSError as error:
-        raise FetchError(DEAD, "the connection broke", heals=True) from error
     except (httpx.InvalidURL, httpx.RemoteProtocolError) as error:  # the client reads where a redirect leads, though it does not follow
         raise FetchError(REFUSED, "redirected to what is no address") from error
     except FetchError:

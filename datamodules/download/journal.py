@@ -62,6 +62,7 @@ class Journal:
             "CREATE TABLE addresses"
             " (id TEXT PRIMARY KEY, status TEXT, reason TEXT, path TEXT, bytes INT, sha256 TEXT, fresh INT) WITHOUT ROWID"
         )
+        self._index.execute("BEGIN")  # and never commit: nobody else looks at it
         self.damaged = self._load()
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
         sync_directory(folder)
@@ -123,11 +124,9 @@ class Journal:
         damaged = 0
         try:
             with open_regular(self.path) as file:
-                self._index.execute("BEGIN")
                 while line := file.readline(_MAX_LINE):
                     if line.strip():
                         damaged += not self._load_line(line)
-                self._index.execute("COMMIT")
         except FileNotFoundError:
             pass
         return damaged

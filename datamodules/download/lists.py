@@ -134,6 +134,7 @@ class UrlList:
     def __init__(self, path: Path, form: Form) -> None:
         self.path = path
         self.form = form
+        self._columns = {name: form.columns.get(name, name).lower() for name in FIELDS}
         self.files = files_of(path)
         self.is_synris = not form.images and self._first_has_index()
         if self.is_synris:
@@ -163,7 +164,7 @@ class UrlList:
 
     def _cells(self, row: Mapping[str, Any], stem: str) -> dict[str, Any]:
         """What the row says, before it is checked."""
-        cells = {name: row.get(self.form.columns.get(name, name).lower()) for name in FIELDS}
+        cells = {name: row.get(column) for name, column in self._columns.items()}
         if _is_missing(cells["caption"]) and "caption" not in self.form.columns:
             cells["caption"] = row.get("text")  # as LAION calls it
         defaults = {"dataset": stem, **self.form.constants}

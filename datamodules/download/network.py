@@ -72,6 +72,8 @@ class Resolver:
 
         def settle(found: list[str], error: OSError | None) -> None:
             self._slots.release()
+            if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
+                self._known.pop(host, None)  # the next try is to ask again
             if not answer.done():
                 answer.set_exception(error) if error else answer.set_result(found)
 

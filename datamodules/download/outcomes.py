@@ -1,6 +1,6 @@
 """What can become of an address."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 ARRIVED = "arrived"
@@ -68,4 +68,4 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         """Without what is empty."""
-        return {name: value for name, value in asdict(self).items() if value or name == "status"}
+        return {name: value for name in self.__slots__ if (value := getattr(self, name)) or name == "status"}

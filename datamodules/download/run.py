@@ -129,8 +129,8 @@ async def _fetch(listed: UrlList, store: Store, journal: Journal, settings: Sett
 
         def progress(status: str) -> None:
             counts[status] += 1
-            bar.set_postfix(arrived=counts[ARRIVED], failed=counts.total() - counts[ARRIVED], refresh=False)
-            bar.update()
+            if bar.update():  # when it is drawn
+                bar.set_postfix(arrived=counts[ARRIVED], failed=counts.total() - counts[ARRIVED], refresh=False)
 
         async with make_client(pool, settings.user_agent, settings.connect_timeout, settings.read_timeout) as client:
             fetcher = Fetcher(client, settings.rules, settings.limits)

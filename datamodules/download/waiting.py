@@ -32,7 +32,7 @@ class Waiting:
 
     Args:
         per_host: Addresses of one host that are asked for at a time.
-        give_up: Addresses of one host in a row to which no connection could be made, after which the host counts as dead; 0 for never.
+        give_up: Connections to one host in a row that could not be made, after which the host counts as dead; 0 for never.
     """
 
     def __init__(self, per_host: int, give_up: int) -> None:
@@ -49,14 +49,14 @@ class Waiting:
     def __len__(self) -> int:
         return self._count + len(self._later)
 
-    def add(self, address: Address) -> None:
-        """Let an address wait for its turn."""
+    def add(self, address: Address, first: bool = False) -> None:
+        """Let an address wait for its turn, which is the next of its host where `first` is set."""
         queue = self._queues.get(address.host)
         if queue is None:
             queue = self._queues[address.host] = deque()
             if self._running[address.host] < self._per_host:
                 self._ready.append(address.host)
-        queue.append(address)
+        queue.appendleft(address) if first else queue.append(address)
         self._count += 1
 
     def add_later(self, address: Address, time: float) -> None:
@@ -66,7 +66,7 @@ class Waiting:
     def take(self, now: float) -> Address | None:
         """The next address whose host has a free place, which it takes until `done`; None where there is none now."""
         while self._later and self._later[0][0] <= now:
-            self.add(heapq.heappop(self._later)[2])
+            self.add(heapq.heappop(self._later)[2], first=True)
         if not self._ready:
             return None
         host = self._ready.popleft()
@@ -93,7 +93,7 @@ class Waiting:
             del self._running[host]
 
     def heard(self, host: str, answered: bool) -> None:
-        """Note whether a host could be connected to, for an address that is decided."""
+        """Note whether a host could be connected to."""
         if answered:
             self._silent.pop(host, None)
             return

@@ -19,6 +19,7 @@ from datamodules.download.store import Store, Stored
 from datamodules.download.waiting import Address, Waiting
 
 _SLICE_S = 0.02  # seconds that the list is read without a look at the network
+_WRITERS = 16  # threads, which wait for the disk
 _URL_SHOWN = 2000  # characters of an address in the journal
 
 
@@ -33,7 +34,7 @@ class Pace:
         backoff: Seconds before the second try; doubled for each further one, and varied at random by half.
         deadline: Seconds of all tries of an image together, without the waiting between them.
         give_up: Connections to a host in a row that cannot be made, after which it counts as dead; 0 for never.
-        threads: That decode and write.
+        threads: That decode.
     """
 
     concurrency: int = 64
@@ -69,7 +70,8 @@ class Engine:
         self._waiting = Waiting(pace.per_host, pace.give_up)
         self._running: set[asyncio.Task[None]] = set()
         self._window = max(1000, 20 * pace.concurrency)  # addresses that wait: enough hosts to choose from
-        self._pool = ThreadPoolExecutor(pace.threads, thread_name_prefix="decode")
+        self._decoders = ThreadPoolExecutor(pace.threads, thread_name_prefix="decode")
+        self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="write")
         self.counts: Counter[str] = Counter()
 
     async def run(self, listings: Iterator[Listing], stop: asyncio.Event) -> bool:
@@ -152,7 +154,8 @@ class Engine:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         self._running.clear()
-        self._pool.shutdown(wait=True)
+        self._decoders.shutdown(wait=True)
+        self._writers.shutdown(wait=True)
 
     async def _attempt(self, address: Address) -> None:
         """One try of one address: decides it, or lets it wait for the next."""
@@ -163,7 +166,9 @@ class Engine:
             address.tries += 1
             body = await self._fetcher.fetch(address.url, self._pace.deadline - address.seconds)
             address.seconds += time.monotonic() - start
-            stored = await asyncio.get_running_loop().run_in_executor(self._pool, self._store.put, body.data)
+            loop = asyncio.get_running_loop()
+            stored = await loop.run_in_executor(self._decoders, self._store.check, body.data)
+            await loop.run_in_executor(self._writers, self._store.put, stored, body.data)
         except FetchError as error:
             address.seconds += time.monotonic() - start
             self._failed(address, error)

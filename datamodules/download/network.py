@@ -20,6 +20,7 @@ Lookup = Callable[[str], list[str]]
 _THREADS = 32
 _KEPT = 10_000  # hosts
 _KEPT_S = 60.0
+_IDLE = 8  # connections that are kept: the pool looks at each of them, and through all others, whenever one is opened or closed
 _ADDRESSES = 3  # of a host that has many, so that a dead one does not cost a timeout each
 
 
@@ -213,12 +214,14 @@ def make_pool(connections: int, backend: httpcore.AsyncNetworkBackend | None, pr
     """
     context = httpx.create_ssl_context(trust_env=False)
     if proxy is not None:
-        return httpcore.AsyncHTTPProxy(proxy, ssl_context=context, max_connections=connections, keepalive_expiry=10)
+        return httpcore.AsyncHTTPProxy(
+            proxy, ssl_context=context, max_connections=connections, max_keepalive_connections=_IDLE, keepalive_expiry=5
+        )
     return httpcore.AsyncConnectionPool(
         ssl_context=context,
         max_connections=connections,
-        max_keepalive_connections=connections,
-        keepalive_expiry=10,
+        max_keepalive_connections=_IDLE,
+        keepalive_expiry=5,
         network_backend=backend,
     )
 

@@ -17,7 +17,7 @@ _SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WebP": ".webp", "GIF": ".gif", "BMP
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An image that lies in the folder.
+    """An image of the folder.
 
     Attributes:
         path: Relative to the folder.
@@ -42,25 +42,34 @@ class Store:
         self.folder = folder
         self._limits = limits
 
-    def put(self, data: bytes) -> Stored:
-        """Decode an image, and store its bytes as they came. May be called from several threads.
+    def check(self, data: bytes) -> Stored:
+        """Decode an image: where it belongs, before it lies there. May be called from several threads.
 
         Args:
             data: What a server sent.
 
         Raises:
             FetchError: It is no image that the reader takes.
-            OSError: It cannot be written.
         """
         try:
             decoded = read_image(data, self._limits)
         except ImageError as error:
             raise FetchError(NOT_IMAGE, error.reason) from error
         digest = hashlib.sha256(data).hexdigest()
-        path = f"{IMAGES}/{digest[:2]}/{digest[:32]}{_SUFFIXES[decoded.format]}"
-        if not self.has(path, len(data)):
-            write_atomically(self.folder / path, data)
-        return Stored(path, digest, len(data))
+        return Stored(f"{IMAGES}/{digest[:2]}/{digest[:32]}{_SUFFIXES[decoded.format]}", digest, len(data))
+
+    def put(self, checked: Stored, data: bytes) -> None:
+        """Store the bytes as they came, on the disk when this returns. May be called from several threads.
+
+        Args:
+            checked: Of `check`.
+            data: What was checked.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        if not self.has(checked.path, checked.bytes):
+            write_atomically(self.folder / checked.path, data)
 
     def has(self, path: str, size: int) -> bool:
         """Whether an image lies there in its whole length."""

@@ -152,6 +152,14 @@ LIES: dict[str, tuple[str, Answer]] = {
 }
 """What ends in none, and how it is to be recorded."""
 
+INWARD: dict[str, Answer] = {
+    "tometadata": _redirect(lambda number: "http://169.254.169.254/latest/meta-data/"),
+    "toloopback": _redirect(lambda number: f"http://[::1]/good/{number}"),
+    "toinner": _redirect(lambda number: f"http://inner.example/good/{number}"),
+    "toport": _redirect(lambda number: "http://images.example:6379/"),
+}
+"""Redirects to what is refused unless private addresses and all ports are allowed; `inner.example` is a name for a private address."""
+
 
 class LyingServer:
     """Answers `/KIND/NUMBER` as `ARRIVES` and `LIES` say, in a thread of its own.
@@ -171,7 +179,7 @@ class LyingServer:
         self.port = 0
         self._open = 0
         self._loop = asyncio.new_event_loop()
-        self._answers = ARRIVES | {kind: answer for kind, (_, answer) in LIES.items()}
+        self._answers = ARRIVES | INWARD | {kind: answer for kind, (_, answer) in LIES.items()}
 
     @property
     def root(self) -> str:

@@ -7,6 +7,7 @@ import threading
 import httpcore
 import pytest
 
+from benchmarks.lying_server import INWARD, _redirect
 from datamodules.download.addresses import Rules, clean, is_public, parse
 from datamodules.download.lists import Form, UrlList
 from datamodules.download.network import CheckedBackend, Resolver
@@ -161,12 +162,19 @@ def test_of_several_addresses_only_the_public_ones_are_connected_to(world):
     assert dialled == [PUBLIC]
 
 
+@pytest.mark.parametrize("kind", INWARD)
+def test_redirects_inward(world, server, kind):
+    rows, dialled, _ = world([f"http://images.example/{kind}/1"], {"images.example": [PUBLIC], "inner.example": ["fc00::1"]})
+    (row,) = rows.values()
+    assert row["status"] == "refused"
+    assert dialled == [PUBLIC]
+    assert list(server.asked) == [f"/{kind}/1"]
+
+
 @pytest.mark.parametrize(
     "target", ["http://10.0.0.1/x", "http://localhost/x", "http://inner.example/x", "http://[::1]/x", "http://images.example:22/x"]
 )
 def test_a_redirect_to_a_private_address(world, server, target):
-    from benchmarks.lying_server import _redirect
-
     server._answers["inward"] = _redirect(lambda number: target)
     rows, dialled, _ = world(["http://images.example/inward/1"], {"images.example": [PUBLIC], "inner.example": ["192.168.0.1"]})
     assert rows["http://images.example/inward/1"]["status"] == "refused"

@@ -162,7 +162,7 @@ def read_image(source: Path | bytes, limits: ReaderLimits = DEFAULT_LIMITS) -> D
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         message = "Something in this process has set PIL.ImageFile.LOAD_TRUNCATED_IMAGES, so damage cannot be seen: remove that."
         raise ImageError(message)
-    name = _sniff(data)
+    name = sniff(data)
     notes = [] if isinstance(source, bytes) else _suffix_notes(source, name)
     try:
         return _decode(data, name, limits, notes)
@@ -221,7 +221,12 @@ def _too_long(size: int, limits: ReaderLimits) -> str:
     return f"The file has {size} bytes, the limit is {limits.max_bytes}."
 
 
-def _sniff(data: bytes) -> str:
+def sniff(data: bytes) -> str:
+    """Format of an image by its first bytes, of which 12 are enough.
+
+    Raises:
+        ImageError: It is none of `FORMATS`.
+    """
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
     for magic, name in _MAGIC.items():

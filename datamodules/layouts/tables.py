@@ -101,7 +101,7 @@ class TableReader:
     def _table_rows(self, path: str) -> Iterator[tuple[str, Mapping[str, object]]]:
         from datamodules.sources.manifest import read_rows  # it stands above this module, beside the source that uses layouts
 
-        return read_rows(Path(path), required=self._columns, optional=tuple(self.table.more.values()))
+        return read_rows(Path(path), self._columns, (*self._columns, *self.table.more.values()))
 
 
 def _coco(path: str) -> Iterator[tuple[str, Row]]:

@@ -195,13 +195,27 @@ def _split(value: str | None, where: str) -> str | None:
     return SPLIT_NAMES[value.lower()]
 
 
-def read_rows(path: Path, required: Sequence[str] = REQUIRED, optional: Sequence[str] = OPTIONAL) -> Iterator[tuple[str, Row]]:
+def checked_cells(row: Row, where: str) -> dict[str, Any]:
+    """What a row says of an image besides where it lies: `label` and each of `TEXTS`, None where it is missing.
+
+    Args:
+        row: Cells by column name.
+        where: File and line, for messages.
+
+    Raises:
+        DataError: A cell is not what its column holds.
+    """
+    texts = {column: _text(row.get(column), column, where) for column in TEXTS}
+    return texts | {"label": _label(row.get("label"), where), "split": _split(texts["split"], where)}
+
+
+def read_rows(path: Path, required: Sequence[str] = REQUIRED, wanted: Sequence[str] = (*REQUIRED, *OPTIONAL)) -> Iterator[tuple[str, Row]]:
     """Rows of a table, one at a time, so that its size does not matter.
 
     Args:
         path: A `.csv`, `.parquet` or `.jsonl` file.
-        required: Columns in lower case without which a CSV or Parquet file is refused.
-        optional: Further ones that are read where they are.
+        required: Columns that a CSV or Parquet file must have.
+        wanted: Columns that must not stand there twice, and the only ones that are read of a Parquet file.
 
     Yields:
         Where the row stands (`line 7`, as an editor counts) and its cells by column name in lower case.
@@ -217,7 +231,7 @@ def read_rows(path: Path, required: Sequence[str] = REQUIRED, optional: Sequence
         message = f"{path} ends in {path.suffix!r}: a manifest is one of {', '.join(sorted(readers))}."
         raise DataError(message)
     try:
-        yield from readers[path.suffix.lower()](path, required, optional)
+        yield from readers[path.suffix.lower()](path, required, wanted)
     except OSError as error:
         message = f"The manifest {path} cannot be read ({describe_os_error(error)}): check the path."
         raise DataError(message) from error
@@ -245,10 +259,10 @@ def _lines(file: TextIO, path: Path) -> Iterator[str]:
         yield line
 
 
-def _check_columns(names: Sequence[str], path: Path, required: Sequence[str], optional: Sequence[str]) -> list[str]:
+def _check_columns(names: Sequence[str], path: Path, required: Sequence[str], wanted: Sequence[str]) -> list[str]:
     columns = [name.strip().lower() for name in names]
     absent = [name for name in required if name not in columns]
-    double = [name for name in (*required, *optional) if columns.count(name) > 1]
+    double = [name for name in wanted if columns.count(name) > 1]
     if absent or double:
         fault = f"has no column {', '.join(absent)}" if absent else f"has the column {', '.join(double)} twice"
         message = f"The manifest {path} {fault}. Its columns are {', '.join(map(repr, names))[:300]}, separated by commas in a CSV file."
@@ -256,11 +270,11 @@ def _check_columns(names: Sequence[str], path: Path, required: Sequence[str], op
     return columns
 
 
-def _read_csv(path: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[str, Row]]:
+def _read_csv(path: Path, required: Sequence[str], wanted: Sequence[str]) -> Iterator[tuple[str, Row]]:
     with _open_text(path) as file:
         reader = csv.reader(_lines(file, path), strict=True)
         try:
-            columns = _check_columns(next(reader, []), path, required, optional)
+            columns = _check_columns(next(reader, []), path, required, wanted)
             start = reader.line_num + 1
             for cells in reader:
                 where = f"line {start}"
@@ -276,7 +290,7 @@ def _read_csv(path: Path, required: Sequence[str], optional: Sequence[str]) -> I
             raise DataError(message) from error
 
 
-def _read_jsonl(path: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[str, Row]]:
+def _read_jsonl(path: Path, required: Sequence[str], wanted: Sequence[str]) -> Iterator[tuple[str, Row]]:
     with _open_text(path) as file:
         for number, line in enumerate(_lines(file, path), start=1):
             if not line.strip():
@@ -292,17 +306,17 @@ def _read_jsonl(path: Path, required: Sequence[str], optional: Sequence[str]) ->
             yield f"line {number}", {name.strip().lower(): value for name, value in row.items()}
 
 
-def _read_parquet(path: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[str, Row]]:
+def _read_parquet(path: Path, required: Sequence[str], wanted: Sequence[str]) -> Iterator[tuple[str, Row]]:
     import pyarrow as pa  # slow to import, and most manifests are text
     import pyarrow.parquet as pq
 
     try:
         with open_regular(path) as raw, pq.ParquetFile(raw) as table:
             names = table.schema_arrow.names
-            columns = _check_columns(names, path, required, optional)
-            wanted = [name for name, column in zip(names, columns, strict=True) if column in (*required, *optional)]
+            columns = _check_columns(names, path, required, wanted)
+            read = [name for name, column in zip(names, columns, strict=True) if column in wanted]
             number = 0
-            for batch in table.iter_batches(batch_size=4096, columns=wanted):
+            for batch in table.iter_batches(batch_size=4096, columns=read):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", {name.strip().lower(): value for name, value in row.items()}

@@ -3,9 +3,10 @@
 from datamodules.sources.base import Source
 from datamodules.sources.builtin import BuiltInSource
 from datamodules.sources.folder import FolderSource
+from datamodules.sources.hub import HubSource
 from datamodules.sources.images import ImagesSource
 from datamodules.sources.joined import JoinedSource
 from datamodules.sources.manifest import ManifestSource
 from datamodules.sources.synris import SynRISSource
 
-__all__ = ["BuiltInSource", "FolderSource", "ImagesSource", "JoinedSource", "ManifestSource", "Source", "SynRISSource"]
+__all__ = ["BuiltInSource", "FolderSource", "HubSource", "ImagesSource", "JoinedSource", "ManifestSource", "Source", "SynRISSource"]

@@ -8,5 +8,16 @@ from datamodules.sources.images import ImagesSource
 from datamodules.sources.joined import JoinedSource
 from datamodules.sources.manifest import ManifestSource
 from datamodules.sources.synris import SynRISSource
+from datamodules.sources.tars import ShardsSource
 
-__all__ = ["BuiltInSource", "FolderSource", "HubSource", "ImagesSource", "JoinedSource", "ManifestSource", "Source", "SynRISSource"]
+__all__ = [
+    "BuiltInSource",
+    "FolderSource",
+    "HubSource",
+    "ImagesSource",
+    "JoinedSource",
+    "ManifestSource",
+    "ShardsSource",
+    "Source",
+    "SynRISSource",
+]

@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -72,7 +73,7 @@ def kept(folder):
 
 
 def contents(records):
-    return [open(record.path, "rb").read() for record in records]
+    return [Path(record.path).read_bytes() for record in records]
 
 
 def test_records_of_parquet_files(hub, tmp_path):
@@ -248,7 +249,7 @@ def test_label_mappings(tmp_path, columns, labels):
 def test_labels_that_leave_out_and_labels_that_are_missing(tmp_path):
     table(range(6), kind=["real", "fake", "tampered", None, "fake", ""]).to_parquet(str(tmp_path / "x.parquet"))
     columns = {"label": "kind"}
-    with pytest.raises(DataError, match="'tampered' is real .0. or fake .1.; labels knows '0', 'real', '1', 'fake'"):
+    with pytest.raises(DataError, match=r"'tampered' is real .0. or fake .1.; labels knows '0', 'real', '1', 'fake'"):
         HubSource(str(tmp_path / "x.parquet"), columns=columns).records(tmp_path / "cache")
     found = HubSource(str(tmp_path / "x.parquet"), columns=columns, labels={"real": 0, "fake": 1, "tampered": None})
     assert [record.label for record in found.records(tmp_path / "cache")] == [0, 1, 1]
@@ -297,7 +298,7 @@ def test_a_folder_of_images(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png(seed))
     records = HubSource(str(tmp_path / "folder")).records(tmp_path / "cache")
-    assert sorted((record.label, open(record.path, "rb").read()) for record in records) == sorted((i % 2, png(i)) for i in range(4))
+    assert sorted((record.label, Path(record.path).read_bytes()) for record in records) == sorted((i % 2, png(i)) for i in range(4))
     assert all(str(tmp_path / "cache") in record.path for record in records)
 
 
@@ -306,7 +307,7 @@ def test_splits_by_option_and_by_column(hub, tmp_path):
     assert [record.split for record in records] == [None] * 12
     records = source(hub, hub_splits={"test": "val"}).records(tmp_path / "a")
     assert [record.split for record in records] == ["val"] * 6
-    with pytest.raises(DataError, match="hub_splits names dev; .* has the splits train, test"):
+    with pytest.raises(DataError, match=r"hub_splits names dev; .* has the splits train, test"):
         source(hub, hub_splits={"dev": "val"}).records(tmp_path / "a")
     table(range(3), part=["train", "VALID", None]).to_parquet(str(tmp_path / "x.parquet"))
     records = source(tmp_path / "x.parquet", columns={"split": "part"}).records(tmp_path / "a")
@@ -317,12 +318,12 @@ def test_splits_by_option_and_by_column(hub, tmp_path):
 
 
 def test_a_wrong_column_names_those_that_there_are(hub, tmp_path):
-    with pytest.raises(DataError, match="no column 'generator'. Its columns are image .images., label, model, prompt, unused"):
+    with pytest.raises(DataError, match=r"no column 'generator'. Its columns are image .images., label, model, prompt, unused"):
         source(hub, columns={"generator": "generator"}).records(tmp_path)
     with pytest.raises(DataError, match="'prompt', which holds no images"):
         source(hub, columns={"image": "prompt"}).records(tmp_path)
     table(range(3)).remove_columns("label").to_parquet(str(tmp_path / "x.parquet"))
-    with pytest.raises(DataError, match="says not which images are real: name a column in columns.label, or set all_are"):
+    with pytest.raises(DataError, match=r"says not which images are real: name a column in columns.label, or set all_are"):
         source(tmp_path / "x.parquet").records(tmp_path)
 
 

@@ -16,7 +16,7 @@ from datamodules.sources.keeping import Keeper
 from datamodules.sources.told import check_kind, check_labels
 from modules.settings import fingerprint, settings_of
 
-COLUMNS = ("image", "label", "generator", "caption", "group", "pair", "split")
+COLUMNS = ("image", "label", "generator", "family", "caption", "group", "pair", "split")
 FORMAT = 1  # raised when this file or what it uses changes which images are kept
 
 _NAMING = ("dataset", "family", "caption_source")  # what only names things: another name needs no other images
@@ -36,8 +36,8 @@ class HubSource(Source):
             and kept.
         hub_splits: Which splits to read, and what each is here: `train`, `val`, `test`, or null to have it cut by the data module.
             All of them by default, under their own names where these are known, else cut.
-        columns: Names of the columns for `image`, `label`, `generator`, `caption`, `group`, `pair` and `split`. By default the only
-            column of images, and `label` where there is one. Classes are read by their names.
+        columns: Names of the columns for `image`, `label`, `generator`, `family`, `caption`, `group`, `pair` and `split`. By default
+            the only column of images, and `label` where there is one. Classes are read by their names.
         image_columns: Several columns of images in a row, each with the name of its generator, in place of `columns.image`.
         labels: What values of the label column mean: 0 real, 1 fake, null to leave the image out; `*` stands for all others. By
             default 0 and `real`, 1 and `fake`.

@@ -29,7 +29,7 @@ FIELDS = {"label": "cls", "caption": "txt", "source_width": "json:original_width
 
 FORMAT = 1  # raised when what is read of a shard changes
 
-_KNOWN = ("label", "generator", "dataset", "caption", "group", "pair", "split", *NUMBERS)
+_KNOWN = ("label", "generator", "family", "dataset", "caption", "group", "pair", "split", *NUMBERS)
 # What changes nothing in a shard's part of the journal.
 _APART = ("shards", "dataset", "family", "caption_source", "allow_http", "allow_private", "max_shard_bytes", "shard_timeout")
 _TRIES = 3
@@ -48,8 +48,8 @@ class ShardsSource(Source):
     Args:
         shards: A path, a folder, a pattern, an https address, or a list of these; each may hold braces (`{00000..00099}.tar`).
         fields: Where a record's fields stand: `json:NAME` (`json:outer.inner`), `txt`, `cls` or `key`; null for nowhere. For `label`,
-            `generator`, `dataset`, `caption`, `group`, `pair`, `split`, `source_width`, `source_height`, `source_bytes`. By default the
-            label is in `cls`, the caption in `txt`, and the size before img2dataset's resizing in its JSON.
+            `generator`, `family`, `dataset`, `caption`, `group`, `pair`, `split`, `source_width`, `source_height`, `source_bytes`. By
+            default the label is in `cls`, the caption in `txt`, and the size before img2dataset's resizing in its JSON.
         labels: What values of the label mean: 0 real, 1 fake, null to leave the image out; `*` stands for all others. By default 0 and
             `real`, 1 and `fake`.
         all_are: `real` or `fake` for all images, whatever stands beside them.

@@ -194,7 +194,7 @@ def read_header(path: Path, limits: ReaderLimits = DEFAULT_LIMITS) -> tuple[str,
     if not data:
         message = "The file is empty."
         raise ImageError(message)
-    name = _sniff(data)
+    name = sniff(data)
     try:
         size = _webp_size(data) if name == "WebP" and len(data) >= 30 else _PLUGINS[name](io.BytesIO(data)).size
     except Exception as error:  # as in `read_image`

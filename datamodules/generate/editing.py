@@ -8,6 +8,7 @@ no channels for a mask. An autoencoder shifts the whole image, so the result is 
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,10 +32,10 @@ class Editor(Protocol):
     """What makes fakes of images.
 
     Attributes:
-        scheduler: Class of the noise schedule's sampler; empty without one.
+        notes: What is known of the model once it is loaded: `scheduler` (class of the sampler) and, of a hub model, `commit`.
     """
 
-    scheduler: str
+    notes: dict[str, str]
 
     def edit(
         self, images: Sequence[Pixels], prompts: Sequence[str], seeds: Sequence[int], masks: Sequence[Mask | None]
@@ -92,7 +93,7 @@ class PipelineEditor:
         self.guidance = guidance
         self.pipeline = load_pipeline(*_PIPELINES[kind], model, revision, dtype).to(device)
         self.pipeline.set_progress_bar_config(disable=True)
-        self.scheduler = type(self.pipeline.scheduler).__name__
+        self.notes = {"scheduler": type(self.pipeline.scheduler).__name__, "commit": _commit(model, revision)}
 
     def edit(
         self, images: Sequence[Pixels], prompts: Sequence[str], seeds: Sequence[int], masks: Sequence[Mask | None]
@@ -130,8 +131,6 @@ class AutoencoderEditor:
         ModelError: There is no autoencoder of images.
     """
 
-    scheduler = ""
-
     def __init__(
         self,
         model: str,
@@ -142,6 +141,7 @@ class AutoencoderEditor:
     ) -> None:
         self.model = model
         self.vae = _load_autoencoder(model, revision, dtype).to(device).eval().requires_grad_(False)
+        self.notes = {"scheduler": "", "commit": _commit(model, revision)}
 
     @torch.inference_mode()
     def edit(
@@ -179,6 +179,19 @@ def native_size(kind: str, model: str, revision: str | None = None) -> int:
         msg = f"the configuration of {model!r} does not say what size its images have: name it with --size"
         raise ModelError(msg)
     return found
+
+
+def _commit(model: str, revision: str | None) -> str:
+    """The commit of a hub model that was loaded, by the folder of the hub's cache that holds it; empty of a local one."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(model).is_dir():
+        return ""
+    for name in ("model_index.json", "config.json"):
+        found = try_to_load_from_cache(model, name, revision=revision)
+        if isinstance(found, str):
+            return Path(found).parent.name
+    return ""
 
 
 def _config(model: str, revision: str | None, part: str) -> dict[str, Any]:

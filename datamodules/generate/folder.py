@@ -63,6 +63,11 @@ class OutputFolder:
         if not (self.folder / SETTINGS).exists():
             write_atomically(self.folder / SETTINGS, _json({"settings": self.settings, **self.notes}))
 
+    def stored(self, name: str) -> str:
+        """A note of an earlier run; empty where there is none."""
+        path = self.folder / SETTINGS
+        return str(_read(path).get(name) or "") if path.exists() else ""
+
     def refused(self) -> dict[str, str]:
         """What the pipeline refused to show, by earlier runs: reason by id.
 

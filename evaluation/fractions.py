@@ -80,7 +80,7 @@ def _of_generator(table: pd.DataFrame, threshold: Threshold, resamples: int, see
     for part, mean in zip(parts, means[1:], strict=True):
         chosen = [each for each in statistics(threshold) if each.place[0] in MEASURED]
         told = measure(table[~fakes | part], threshold, resamples, seed, chosen)
-        span = {"fraction": float(fractions[part].mean()), "least": float(fractions[part].min()), "most": float(fractions[part].max())}
+        span = _span(fractions[part])
         counts = {"n": told["n_fake"], "n_groups": told["n_groups_fake"]}
         points.append(span | counts | {"mean_score": mean.cell()} | {name: told[name] for name in MEASURED})
     chosen = [each for each in statistics(threshold) if each.place[0] == "fpr_at_threshold"]
@@ -94,6 +94,12 @@ def _of_generator(table: pd.DataFrame, threshold: Threshold, resamples: int, see
         "points": points,
         "correlation": _correlation(table[fakes], fractions[fakes], resamples, seed).cell(),
     }
+
+
+def _span(fractions: NDArray[np.float64]) -> dict[str, float]:
+    least, most = float(fractions.min()), float(fractions.max())
+    mean = least if least == most else float(fractions.mean())  # the mean of equal numbers is rounded
+    return {"fraction": mean, "least": least, "most": most}
 
 
 def _places(fractions: NDArray[np.float64]) -> tuple[NDArray[np.int64], bool]:
@@ -130,7 +136,7 @@ def _means(table: pd.DataFrame, parts: list[NDArray[np.bool_]], resamples: int, 
 
 
 def _correlation(fakes: pd.DataFrame, fractions: NDArray[np.float64], resamples: int, seed: int) -> Interval:
-    scores = fakes["score"].to_numpy(np.float64)
+    scores = np.array(fakes["score"], dtype=np.float64)  # a copy that torch may share
     if missing := int(np.isnan(scores).sum()):
         return Interval(None, reason=f"{missing} of {scores.size} scores are missing (NaN)")
     groups = group_codes(fakes["group"].tolist(), fakes["key"].tolist())

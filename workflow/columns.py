@@ -33,8 +33,8 @@ def with_columns(
         "pair": {record.key: record.pair for record in records if record.pair},
         "pair_similarity": {each.key: known[each.dataset, each.key] for each in records if (each.dataset, each.key) in known},
     }
-    told = {record.key: record.generated_fraction for record in records if record.generated_fraction is not None}
-    columns["generated_fraction"] = dict(told)
+    shares = {record.key: record.generated_fraction for record in records if record.generated_fraction is not None}
+    columns["generated_fraction"] = dict(shares)
     if facts and data.audit:
         for key, told in Facts(Path(data.cache_dir)).of(records, data.perturbation).items():
             for name, value in told.items():

@@ -18,7 +18,7 @@ from datamodules.sources.base import Source, safe_name
 REQUIRED = ("path", "label")
 TEXTS = ("dataset", "generator", "family", "group", "pair", "split", "caption", "caption_source", "source_format")
 NUMBERS = ("source_width", "source_height", "source_bytes")
-OPTIONAL = (*TEXTS, *NUMBERS)
+OPTIONAL = (*TEXTS, *NUMBERS, "generated_fraction")
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Names of splits that manifests and folders use, and what they are called here."""
 
@@ -36,7 +36,8 @@ class ManifestSource(Source):
 
     The columns `path` and `label` (0 or real, 1 or fake) are required; `dataset`, `generator`, `family`, `group`, `pair`,
     `split`, `caption` and `caption_source` are used where they are, and so are `source_format`, `source_width`, `source_height`
-    and `source_bytes` (whole numbers): what a file was before it was copied or stored again. All others are ignored. Empty
+    and `source_bytes` (whole numbers): what a file was before it was copied or stored again, and
+    `generated_fraction`: the share of an image's pixels that a generator made, in [0, 1]. All others are ignored. Empty
     cells, `nan` and `null` count as missing. Without a generator, a real image has `real` and a generated one `unknown`.
 
     Args:
@@ -107,6 +108,7 @@ class ManifestSource(Source):
             source_width=_count(row.get("source_width"), "source_width", where),
             source_height=_count(row.get("source_height"), "source_height", where),
             source_bytes=_count(row.get("source_bytes"), "source_bytes", where),
+            generated_fraction=_fraction(row.get("generated_fraction"), where),
         )
 
 
@@ -176,6 +178,19 @@ def _count(value: Any, column: str, where: str) -> int | None:
         message = f"{where}: the {column} {_shown(value)} is not a positive whole number. Correct the row, or leave the cell empty."
         raise DataError(message)
     return int(found[1])
+
+
+def _fraction(value: Any, where: str) -> float | None:
+    if _missing(value):
+        return None
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not 0 <= found <= 1:
+        message = f"{where}: the generated_fraction {_shown(value)} is not a number from 0 to 1. Correct the row, or leave the cell empty."
+        raise DataError(message)
+    return found
 
 
 def _label(value: Any, where: str) -> int:

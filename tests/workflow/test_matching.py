@@ -302,6 +302,7 @@ def test_the_audits_encoder_must_not_be_the_detectors():
     check_other_encoder(clip, [EmbeddingExtractor("timm/vit_large_patch14_dinov2.lvd142m"), ColourExtractor()])
     with pytest.raises(DataError):
         check_other_encoder(ColourExtractor(), [ColourExtractor()])
-    check_other_encoder(ColourExtractor(bins=8), [ColourExtractor()])
+    with pytest.raises(DataError):  # other settings see the very same
+        check_other_encoder(ColourExtractor(bins=8), [ColourExtractor()])
     with pytest.raises(DataError):
         check_other_encoder(UNetEmbeddingExtractor(), [UNetEmbeddingExtractor(blocks=["mid"])])

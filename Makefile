@@ -10,8 +10,9 @@ CHECKED := modules datamodules evaluation workflow assets benchmarks *.py
 quickstart: .venv/installed
 	$(BIN)/python train.py --config configs/quickstart.yaml
 
+# A process a core, at most four: each holds torch. A file's tests stay together, for what they share.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -127,13 +127,14 @@ def write_results(
     spread = distributions_part(measured, documents, reals_from, settings) if len(documents) > 1 else None
     parts += [] if spread is None else [spread]
     parts += [] if targets is None or rows is None else [published_part(targets, rows)]
-    parts += _spectra(run_dir, measured, original, reals_from, options.spectra, seed)
+    pixels = _spectra(run_dir, measured, original, reals_from, options.spectra, seed)
     thresholds = {name: document["threshold"]["value"] for name, document in documents.items()}
     shown, pictures = None, None
     if options.images:
         pictures = load
         shown = browser(frame, thresholds, load, split=split, images=options.images, megabytes=options.megabytes, seed=seed)
-    write_report(run_dir, measured, metrics, pictures, title or run_dir.name, facts, warnings, maps=maps, parts=parts, images=shown)
+    more: dict[str, Any] = {"maps": maps, "parts": parts, "pixels": pixels, "images": shown}
+    write_report(run_dir, measured, metrics, pictures, title or run_dir.name, facts, warnings, **more)
     return metrics
 
 
@@ -163,7 +164,7 @@ def _save_all_figures(folder: Path, frame: pd.DataFrame, documents: Documents, r
         rows, threshold = frame[frame["detector"] == name], document["threshold"]["value"]
         own = folder / folders[name] if len(documents) > 1 else folder
         clean[name] = clean_rows(rows)
-        if threshold is not None:
+        if threshold is not None and clean[name]["score"].notna().any():
             matrix = {"answers": answers_at(clean[name], threshold)}
             save_confusions(own, matrix)
             write_confusions(folder.parent / "tables" / own.relative_to(folder), matrix)

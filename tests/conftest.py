@@ -7,6 +7,8 @@ import pytest
 
 from tests import commands
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, which would wait for each other's threads
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true", HF_HUB_DISABLE_TELEMETRY="1")
 LOCAL = ("127.", "::1", "localhost", "0.0.0.0")
 

@@ -90,11 +90,11 @@ def browser(
     seen = set(zip(table["dataset"], table["key"], table["perturbation"], strict=True))
     thumbs, problems = _thumbnails(shown, perturbations, seen, load)
     wanted = [(where[image], place) for image in order for place, name in enumerate(perturbations) if (*image, name) in seen]
-    pictures = _pictures(wanted, shown, perturbations, load, megabytes)
+    pictures, is_full = _pictures(wanted, shown, perturbations, load, megabytes)
     if problems:
         reason, count = problems.most_common(1)[0]
         notes.append(f"There is no picture of {sum(problems.values()):,} images; of {count:,} because: {reason}.")
-    if len(pictures) < len(wanted) and not problems:
+    if is_full:
         notes.append(
             f"A click shows what the detectors saw of {len(pictures):,} of {len(wanted):,} images and perturbations, of the others the "
             f"thumbnail: --report.megabytes allows {megabytes:g} MB of such pictures."
@@ -184,24 +184,25 @@ def _thumbnails(
 ) -> tuple[list[str | None], "Counter[str]"]:
     """A thumbnail an image, under the first perturbation that it was scored under, and reasons for those that are not there."""
     side = _LARGE if len(shown) <= FEW else _SMALL
-    problems: Counter[str] = Counter()
 
-    def make(image: tuple[str, str]) -> str | None:
+    def make(image: tuple[str, str]) -> tuple[str | None, str]:
         perturbation = next(name for name in perturbations if (*image, name) in seen)
         try:
             views = load(image[1], perturbation)
-            return _encoded(views.get("image", next(iter(views.values()))), side)
+            if not views:
+                return None, "nothing was seen"
+            return _encoded(views.get("image", next(iter(views.values()))), side), ""
         except Exception as error:  # a picture that is not there must not cost the report of a whole run
-            problems[f"{type(error).__name__}: {error}"] += 1
-            return None
+            return None, f"{type(error).__name__}: {error}"
 
-    return list(_in_threads(make, shown, "thumbnails")), problems
+    made = list(_in_threads(make, shown, "thumbnails"))
+    return [text for text, _ in made], Counter(problem for _, problem in made if problem)
 
 
 def _pictures(
     wanted: Sequence[tuple[int, int]], shown: Sequence[tuple[str, str]], perturbations: Sequence[str], load: Load, megabytes: float
-) -> dict[tuple[int, int], dict[str, str]]:
-    """What the detectors saw, by image and perturbation, in order of `wanted` until the room is taken."""
+) -> tuple[dict[tuple[int, int], dict[str, str]], bool]:
+    """What the detectors saw, by image and perturbation, in order of `wanted` until the room is taken, and whether it was."""
 
     def make(row: tuple[int, int]) -> dict[str, str] | None:
         try:
@@ -218,10 +219,10 @@ def _pictures(
         for row, views in zip(rows, _in_threads(make, rows, None), strict=True):
             room -= sum(map(len, views.values())) if views else 0
             if room < 0:
-                return found
+                return found, True
             if views:
                 found[row] = views
-    return found
+    return found, False
 
 
 def _in_threads(make: Callable[[Any], Any], items: Sequence[Any], what: str | None) -> Iterator[Any]:

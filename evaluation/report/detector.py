@@ -63,7 +63,7 @@ def detector_parts(
         heading = "False alarms by source of real images"
         parts.append(Part(heading, grids=[metrics_grid(heading, "data set / source", document["by_source_of_reals"], _SOURCES)]))
     parts += [_rocs(tables), _scores(tables, threshold)]
-    if threshold is not None:
+    if threshold is not None and clean["score"].notna().any():
         parts.append(_answers(name, clean, threshold, document["reals_from"], with_browser))
     parts += [family_part(document["families"])] if "families" in document else []
     parts += [] if embeddings is None else [map_part(embeddings)]

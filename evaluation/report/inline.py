@@ -11,7 +11,9 @@ _TAGS = {"svg", "g", "defs", "path", "use", "text", "tspan", "rect", "clipPath",
 _ATTRIBUTES = {"id", "d", "style", "x", "y", "width", "height", "transform", "clip-path", "viewBox", "href", "preserveAspectRatio"}
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}\b")
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
+_FACTOR = re.compile("matrix|scale")  # of a picture, by which its sides are multiplied: two decimals would be seen
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
+_ELSEWHERE = re.compile(r"url\((?!#)")
 _FAMILY = re.compile(r"(?:font-family:[^;]*;?\s*)")
 _FONT = re.compile(r"font:\s*(?P<rest>[^;]*?)(?P<size>\d[\d.]*px)[^;]*")
 _PICTURE = "data:image/png;base64,"
@@ -48,7 +50,7 @@ def _merged(light: ET.Element, dark: ET.Element, prefix: str) -> ET.Element:
     """A copy of the elements that are let through, each with the colours of both."""
     tag = light.tag.rpartition("}")[2]
     children = [[child for child in node if _is_known(child)] for node in (light, dark)]
-    if light.tag != dark.tag or len(children[0]) != len(children[1]):
+    if light.tag != dark.tag or len(children[0]) != len(children[1]) or _said(light) != _said(dark):
         msg = "a figure must be drawn the same in light and dark colours, but for the colours"
         raise ValueError(msg)
     made = ET.Element(tag, _attributes(light, dark, prefix))
@@ -65,6 +67,12 @@ def _merged(light: ET.Element, dark: ET.Element, prefix: str) -> ET.Element:
     return made
 
 
+def _said(node: ET.Element) -> tuple[str, ...]:
+    """What must be the same in both themes: text, shapes, and styles but for their colours."""
+    text = (node.text or "").strip()
+    return (text, *(node.get(name, "") for name in sorted(_SHAPED)), _COLOUR.sub("", node.get("style", "")))
+
+
 def _is_known(node: ET.Element) -> bool:
     return isinstance(node.tag, str) and node.tag.rpartition("}")[2] in _TAGS
 
@@ -78,7 +86,7 @@ def _attributes(light: ET.Element, dark: ET.Element, prefix: str) -> dict[str, s
     made = {}
     for full, value in light.attrib.items():
         name = full.rpartition("}")[2]
-        if name not in _ATTRIBUTES:
+        if name not in _ATTRIBUTES or _ELSEWHERE.search(value):
             continue
         text = _both(value, others.get(name, value)) if name == "style" else value
         if name == "id":
@@ -87,7 +95,7 @@ def _attributes(light: ET.Element, dark: ET.Element, prefix: str) -> dict[str, s
             if not value.startswith(("#", _PICTURE)):
                 continue
             text = f"#{prefix}{value[1:]}" if value.startswith("#") else value
-        elif name in _SHAPED:
+        elif name in _SHAPED and not _FACTOR.match(value):
             text = _rounded(value)
             if name == "transform" and re.fullmatch(r"rotate\(-?0(\.0)?( [^)]*)?\)", text):
                 continue

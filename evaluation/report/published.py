@@ -19,7 +19,7 @@ def published_part(targets: Targets, rows: Sequence[Compared]) -> Part:
     sentences += [f"{name.capitalize()}: {told}" for name in ("status", "setting", "note") if (told := getattr(targets, name))]
     images = list(dict.fromkeys(row.target.images for row in rows))
     several = len(images) > 1
-    if not several:
+    if len(images) == 1:
         sentences.append(f"Images: {images[0]}.")
     heads = ["published", "measured", "difference", "fakes", "reals"]
     cells: dict[str, Sequence[Cell]] = {}
@@ -29,10 +29,12 @@ def published_part(targets: Targets, rows: Sequence[Compared]) -> Part:
             left_out[row.why] = left_out.get(row.why, 0) + 1
             continue
         target = row.target
-        name = f"{', '.join([target.detector, target.perturbation, *([target.images] if several else [])])}: {target.metric}"
-        cells[name if name not in cells else f"{name}, trained on {target.train}"] = _row(row)
+        plain = f"{', '.join([target.detector, target.perturbation, *([target.images] if several else [])])}: {target.metric}"
+        trained = [] if target.train is None else [f"{plain}, trained on {target.train}"]
+        names = [plain, *trained, *(f"{plain} ({number})" for number in range(2, len(rows) + 2))]
+        cells[next(name for name in names if name not in cells)] = _row(row)
     grids = [Grid("Published and measured numbers", "detector, perturbation: metric", heads, cells)] if cells else []
-    small = [f"Without a measured number: {count} × {why}" for why, count in left_out.items()]
+    small = [f"Without a measured number: {number} × {why}" for why, number in left_out.items()]
     return Part("Beside published numbers", sentences, grids, small_print=small)
 
 

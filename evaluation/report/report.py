@@ -43,6 +43,7 @@ def write_report(
     *,
     maps: Mapping[str, EmbeddingMap | str] | None = None,
     parts: Sequence[Part] = (),
+    pixels: Sequence[Part] = (),
     images: Browser | None = None,
 ) -> Path:
     """Write `report.html`.
@@ -57,7 +58,8 @@ def write_report(
         facts: What was run, by name: detector, checkpoint, configuration, versions.
         warnings: Further sentences that a reader must see first.
         maps: Maps of the embeddings by detector, or why there is none.
-        parts: Further parts about the run as a whole; they stand before those of single detectors.
+        parts: Further parts about the run as a whole; they stand before those of single detectors, of one only after its numbers.
+        pixels: Parts about the images, whatever detectors say of them.
         images: The image browser; None for none.
 
     Returns:
@@ -70,7 +72,11 @@ def write_report(
     ]
     one = len(groups) == 1
     said = list(groups[0].findings) if one else study_findings(documents, metrics)
-    entries: list[Part | Group] = [*parts, *groups[0].parts] if one else [_comparison(frame, documents), *parts, *groups]
+    if one:
+        numbers, *others, mistakes = groups[0].parts
+        entries: list[Part | Group] = [numbers, *parts, *others, *pixels, mistakes]
+    else:
+        entries = [_comparison(frame, documents), *parts, *pixels, *groups]
     names = anchors(["top", IMAGES, "what-was-run", *(entry.heading for entry in entries)])[3:]
     script, style = "\n".join((PAGE / name).read_text() for name in _SCRIPTS), (PAGE / "style.css").read_text()
     # Names of generators, files and runs come from others' data: everything is escaped, and no script but this one may run.

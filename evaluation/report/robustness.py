@@ -88,7 +88,7 @@ def _sentences(name: str, document: Mapping[str, Any]) -> list[str]:
 def _of_one(name: str, document: Mapping[str, Any], under: str, record: Mapping[str, Any]) -> list[str]:
     """The verdict and the numbers behind it, where there is only one perturbation."""
     ranked, alarms = record["all"]["auroc"], record["all"]["fpr"]
-    said = f"{name} under {under}: {record['verdict']}"
+    said = f"{f'{name} under' if name != 'It' else 'Under'} {under}: {record['verdict']}"
     if ranked["value"]["value"] is not None and ranked["clean"]["value"] is not None:
         said += f". AUROC is {ranked['value']['value']:.3f} instead of {ranked['clean']['value']:.3f} on the same images"
     if alarms["value"]["value"] is not None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from evaluation.figures.spectra import MOST, chosen, spectra_figure, spectrum_profile_figure
 from evaluation.figures.theme import ON_LIGHT
-from evaluation.report.parts import Cell, Chart, Grid, Part, drawn, drawn_twice
+from evaluation.report.parts import Cell, Chart, Grid, Part, Text, drawn, drawn_twice
 from evaluation.rows import one_line
 from evaluation.spectra import Spectra, Spectrum
 from evaluation.spectral_peaks import ABOVE_REALS, LEAST_HEIGHT, LEAST_IMAGES, PEAKS, Peak
@@ -58,7 +58,7 @@ def _findings(found: Spectra) -> list[str]:
         said.append(f"Peaks that their reals do not have are found in {len(own) - _FEW} more generators: see the table.")
     marked = sum(_on_blocks(peak) for group in own for peak in group.own_peaks)
     if marked:
-        said.append(f"Of all these peaks {marked} {'is' if marked == 1 else 'are'} {_BLOCKS}")
+        said.append(f"{marked} of these peaks {'is' if marked == 1 else 'are'} {_BLOCKS}")
     compared = [group for group in fakes if _compared(group)]
     if none := [group.name for group in compared if not group.own_peaks]:
         said.append(f"No peak that the reals do not have: {_some(none)}.")
@@ -126,7 +126,7 @@ def _grid(shown: Sequence[Spectrum]) -> Grid:
             rows[name] = [group.images, group.side, count, None, None, None, None]
             continue
         mark = "*" if _on_blocks(peak) else ""
-        heights = [f"{peak.height:.1f}", f"{peak.typical:.1f}", None if peak.reals is None else f"{peak.reals:.1f}"]
+        heights = [None if each is None else Text(_decibels(each), sort=each) for each in (peak.height, peak.typical, peak.reals)]
         rows[name] = [group.images, group.side, count, f"{_at(peak)}{mark}", *heights]
     return Grid("The highest peak of each spectrum; * at multiples of 1/8, where JPEG leaves peaks too", "images of", heads, rows)
 
@@ -165,7 +165,11 @@ def _short(frequency: float) -> str:
 
 
 def _db(value: float | None) -> str:
-    return "none" if value is None else f"{value:.1f} dB".replace("-", "−")
+    return "none" if value is None else f"{_decibels(value)} dB"
+
+
+def _decibels(value: float) -> str:
+    return f"{round(value, 1) + 0.0:.1f}".replace("-", "−")  # no minus before a zero
 
 
 def _some(names: Sequence[str], most: int = _FEW) -> str:

@@ -14,7 +14,7 @@ from tests.embeddings import undrawn
 from tests.evaluation.rows import THRESHOLD, some_rows
 
 
-def nothing(key):
+def nothing(key, _):
     return {}
 
 

@@ -23,7 +23,7 @@ from workflow.charts import _kept, family_values, figures, log_results
 from workflow.tracking import end_service, wandb_logger
 
 
-def pictures(key):
+def pictures(key, _="none"):
     rng = np.random.default_rng(int(key[:8], 16))
     return {name: rng.integers(0, 256, (48, 300, 3), dtype=np.uint8) for name in ("image", "noise_map")}
 
@@ -106,7 +106,7 @@ def test_the_worst_mistakes_come_first_with_their_pictures(log, tmp_path):
 
 def test_pictures_can_be_kept_here(log, tmp_path, monkeypatch):
     monkeypatch.setenv("UNDERTOW_WANDB_PICTURES", "false")
-    _, (row,), _ = log(usual_table(), load=lambda key: pytest.fail("a picture was read"))
+    _, (row,), _ = log(usual_table(), load=lambda *_: pytest.fail("a picture was read"))
     assert list(table_of(tmp_path, row["test/mistakes"]).columns) == ["generator", "label", "score", "verdict", "key"]
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.read_bytes()[:4] == b"\x89PNG"]
 
@@ -128,7 +128,7 @@ def test_the_best_monitored_value_is_in_the_summary(log):
 
 
 def test_what_cannot_be_drawn_is_left_out(log, tmp_path, caplog):
-    def missing(key):
+    def missing(key, _):
         raise FileNotFoundError(key)
 
     only_fakes = make_table(some_rows("faces", "sd", 1, 5))

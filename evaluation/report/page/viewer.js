@@ -76,10 +76,15 @@ function scoresTable(row) {
     const cells = [number(value), ...(calibrated ? [number(data.probabilities[detector]?.[row.under][row.image] ?? null)] : []), number(threshold)];
     const told = make("td", {}, answer ? make("span", { className: `badge ${answer === "right" ? "right" : "wrong"}` }, answer) : "–");
     const place = make("td", { className: "words" }, ...(value === null ? ["no score"] : [placeFigure(detector, row), placeWords(detector, row)]));
-    return make("tr", {}, make("th", { scope: "row" }, name), ...cells.map((text) => make("td", {}, text)), told, place);
+    const line = [make("th", { scope: "row", role: "rowheader" }, name), ...cells.map((text) => make("td", {}, text)), told, place];
+    line.slice(1).forEach((cell, column) => { cell.role = "cell"; cell.dataset.label = heads[column + 1]; });
+    return make("tr", { role: "row" }, ...line);
   });
   const legend = make("p", { className: "soft" }, "Histograms of the measured images:", make("span", { className: "key", style: "background:var(--real)" }), "real", make("span", { className: "key", style: "background:var(--fake)" }), "fake; dashed: threshold; mark: this image.");
-  return [tableOf("Scores of this image", heads, body), legend];
+  const table = tableOf("Scores of this image", heads, body);
+  table.classList.add("scores"); // on a phone a card a detector, which would be no table to a screen reader without the roles
+  table.querySelector("table").role = "table";
+  return [table, legend];
 }
 
 function tableOf(label, heads, body) {

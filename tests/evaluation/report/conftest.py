@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.evaluation.report import pages
+from tests.evaluation.report import browsed as pages
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 MISSING = "tests of report.html need Chromium: apt-get install chromium, or name one in UNDERTOW_CHROMIUM"

@@ -5,7 +5,7 @@ from urllib.parse import parse_qsl, urlencode
 import pytest
 from playwright.sync_api import expect
 
-from tests.evaluation.report.pages import HOSTILE, LONG, OTHER, PATHS, PROBE, ordered
+from tests.evaluation.report.browsed import HOSTILE, LONG, OTHER, PATHS, PROBE, ordered
 
 SIZE = 60  # tiles of a page
 

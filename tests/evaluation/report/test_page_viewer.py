@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tests.evaluation.report.pages import FAILING, OTHER, PATHS, PROBE, THRESHOLDS, VIEWS, colour, known, ordered
+from tests.evaluation.report.browsed import FAILING, OTHER, PATHS, PROBE, THRESHOLDS, VIEWS, colour, known, ordered
 from tests.evaluation.report.test_page_browser import check, choose, place, seen, told, usual
 
 READ = """({

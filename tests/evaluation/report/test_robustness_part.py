@@ -4,6 +4,7 @@ import pytest
 
 from evaluation.report.reliability import reliability_part
 from evaluation.report.robustness import robustness_part
+from evaluation.report.verdict import percent
 from tests.evaluation.robust import measured
 
 
@@ -39,9 +40,16 @@ def test_without_images_as_they_are_the_part_says_so():
 
 
 def test_one_perturbation_has_no_curve():
-    part = robustness_part(measured(("none", "jpeg_90")))
+    documents = measured(("none", "jpeg_90"))
+    part = robustness_part(documents)
     assert len(part.charts) == 1
-    assert "1 perturbation" in part.sentences[0]
+    record = documents["probe"]["robustness"]["perturbations"]["jpeg_90"]
+    auroc, fpr = record["all"]["auroc"], record["all"]["fpr"]
+    assert part.sentences[0] == (
+        f"Under jpeg_90: {record['verdict']}. AUROC is {auroc['value']['value']:.3f} instead of {auroc['clean']['value']:.3f} on the same "
+        f"images, and {percent(fpr['value']['value'])} of the real images are called fake; 5% were wanted."
+    )
+    assert robustness_part(documents | {"other": {}}).sentences[0].startswith("probe under jpeg_90: ")
 
 
 def test_probabilities_that_say_too_much_are_said_to(documents):

@@ -8,6 +8,7 @@ from evaluation.report.spectra import HEADING, spectra_part
 from evaluation.spectra import Spectra, Spectrum
 from evaluation.spectral_peaks import Peak
 from evaluation.statistics import metrics_document
+from tests.evaluation.report.pages import alt_of, checked
 from tests.evaluation.rows import THRESHOLD, usual_table
 
 
@@ -60,7 +61,7 @@ def test_peaks_that_the_reals_share_are_not_the_generators():
     assert "a/sd has" not in text
     assert "No peak that the reals do not have: a/sd." in text
     assert part.grids[0].rows["a/sd"][2:4] == ["0", "(0.125, 0)*"]
-    assert "No peak is marked" in part.charts[0].alt
+    assert "No peak is marked" in alt_of(part.charts[0])
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -72,10 +73,10 @@ def test_what_jpeg_explains_too_is_said():
 def test_the_alternative_texts_say_the_content():
     part, _ = said(REALS, spectrum("gan", peaks=[peak(0.25, 0.1, 9.0)]))
     maps, profiles = part.charts
-    assert maps.alt.endswith("of a/photos (real), a/gan. Rings mark peaks of a/gan at (0.25, 0.1).")
-    assert "a line each: a/photos (real), a/gan" in profiles.alt
+    assert alt_of(maps).endswith("of a/photos (real), a/gan. Rings mark peaks of a/gan at (0.25, 0.1).")
+    assert "a line each: a/photos (real), a/gan" in alt_of(profiles)
     for chart in part.charts:
-        assert chart.light != chart.dark
+        assert "light-dark(" in chart.svg
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -129,7 +130,8 @@ def test_the_report_shows_it(tmp_path):
     part, _ = said(REALS, spectrum("<i>gan", peaks=[peak(0.25, 0.1, 9.0)]))
     frame = usual_table()
     metrics = metrics_document(frame, THRESHOLD, resamples=5)
-    page = write_report(tmp_path, frame, metrics, lambda key: {"image": np.zeros((8, 8, 3), np.uint8)}, parts=[part]).read_text()
+    page = write_report(tmp_path, frame, metrics, lambda *_: {"image": np.zeros((8, 8, 3), np.uint8)}, parts=[part]).read_text()
     assert HEADING in page
     assert "a/&lt;i&gt;gan has a peak" in page
     assert "<i>gan" not in page
+    assert checked(page).tags.count("image") == 4

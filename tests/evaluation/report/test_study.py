@@ -5,11 +5,12 @@ import json
 
 import pytest
 
+from evaluation.options import ReportOptions
 from evaluation.report.study import study_parts
 from evaluation.results import write_results
 from evaluation.statistics import metrics_document
 from evaluation.tables import documents_of
-from tests.evaluation.report.test_report import pictures
+from tests.evaluation.report.pages import pictures, without_drawings
 from tests.evaluation.rows import THRESHOLD
 from tests.evaluation.studies import ALL, study
 
@@ -19,10 +20,9 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     trained = {"svm@all": ALL} | {f"svm@!{name}": [each for each in ALL if each != name] for name in ALL[:2]}
     table, told = study(trained)
-    with pytest.MonkeyPatch.context() as patched:  # charts of single detectors have tests of their own
-        for name in ("save_figures", "save_figure_of_detectors"):
-            patched.setattr(f"evaluation.results.{name}", lambda *_: [])
-        metrics = write_results(folder, table, dict.fromkeys(trained, THRESHOLD), pictures, trained=told, resamples=20)
+    with without_drawings("save_figures", "save_figure_of_detectors"):  # of single detectors, which have tests of their own
+        options = ReportOptions(images=5)
+        metrics = write_results(folder, table, dict.fromkeys(trained, THRESHOLD), pictures, trained=told, resamples=20, options=options)
     return folder, metrics, table, told
 
 

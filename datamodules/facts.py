@@ -6,7 +6,7 @@ The audit compares both on the same images.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -256,6 +256,11 @@ class Facts:
     def remember(self, found: Mapping[tuple[str, str], FactsOfImage]) -> None:
         """Append facts of images, by content hash and perturbation; a memo that cannot be written costs time later, and is no error."""
         self._memo.remember({f"{content} {name}": facts for (content, name), facts in found.items()})
+
+    def known(self, contents: Container[str]) -> dict[str, FactsOfImage]:
+        """Facts of files that are remembered, by content hash."""
+        found = self._memo.load(lambda key: key.endswith(" none") and key.partition(" ")[0] in contents)
+        return {key.partition(" ")[0]: facts for key, facts in found.items()}
 
     def of(self, records: Sequence[Record], perturbation: str = "none") -> dict[str, FactsOfImage]:
         """Facts of records; files that have none yet are read, by one process of this machine while others wait.

@@ -162,7 +162,7 @@ def read_image(source: Path | bytes, limits: ReaderLimits = DEFAULT_LIMITS) -> D
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         message = "Something in this process has set PIL.ImageFile.LOAD_TRUNCATED_IMAGES, so damage cannot be seen: remove that."
         raise ImageError(message)
-    name = _sniff(data)
+    name = sniff(data)
     notes = [] if isinstance(source, bytes) else _suffix_notes(source, name)
     try:
         return _decode(data, name, limits, notes)
@@ -175,6 +175,33 @@ def read_image(source: Path | bytes, limits: ReaderLimits = DEFAULT_LIMITS) -> D
         text = " ".join(str(error).split())[:200]
         message = f"The {name} data is damaged, cut short or not supported ({type(error).__name__}: {text})."
         raise ImageError(message) from error
+
+
+def read_header(path: Path, limits: ReaderLimits = DEFAULT_LIMITS) -> tuple[str, int, int, int]:
+    """What an image's header says, without decoding its pixels: damage further on is not seen.
+
+    Args:
+        path: A file.
+        limits: What an image may be.
+
+    Returns:
+        Format, width and height as stored, and length of the file in bytes.
+
+    Raises:
+        ImageError: The file cannot be read, its header is not that of an image, or says that it is beyond the limits.
+    """
+    data = _read_file(path, limits)
+    if not data:
+        message = "The file is empty."
+        raise ImageError(message)
+    name = sniff(data)
+    try:
+        size = _webp_size(data) if name == "WebP" and len(data) >= 30 else _PLUGINS[name](io.BytesIO(data)).size
+    except Exception as error:  # as in `read_image`
+        message = f"The {name} header is damaged or not supported ({type(error).__name__})."
+        raise ImageError(message) from error
+    _check_size(*size, limits)
+    return name, *size, len(data)
 
 
 def _read_file(path: Path, limits: ReaderLimits) -> bytes:
@@ -194,7 +221,12 @@ def _too_long(size: int, limits: ReaderLimits) -> str:
     return f"The file has {size} bytes, the limit is {limits.max_bytes}."
 
 
-def _sniff(data: bytes) -> str:
+def sniff(data: bytes) -> str:
+    """Format of an image by its first bytes, of which 12 are enough.
+
+    Raises:
+        ImageError: It is none of `FORMATS`.
+    """
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
     for magic, name in _MAGIC.items():

@@ -31,6 +31,7 @@ class Record:
         source_width: Pixels then.
         source_height: Pixels then.
         source_bytes: Length of the file then.
+        generated_fraction: Share of the pixels that a generator made, in [0, 1], where the source says it: of inpainted images.
     """
 
     key: str
@@ -49,6 +50,7 @@ class Record:
     source_width: int | None = None
     source_height: int | None = None
     source_bytes: int | None = None
+    generated_fraction: float | None = None
 
     @property
     def content_hash(self) -> str:

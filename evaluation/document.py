@@ -13,6 +13,8 @@ from evaluation.comparison.robustness import robustness
 from evaluation.comparison.seeds import seeds
 from evaluation.comparison.selection import selection
 from evaluation.families import Trained, family_document
+from evaluation.fractions import COLUMN as FRACTION
+from evaluation.fractions import by_fraction
 from evaluation.resampling import RESAMPLES
 from evaluation.statistics import CLEAN, metrics_document
 from evaluation.tables import documents_of
@@ -76,6 +78,8 @@ def document(
         own = rows[rows["detector"] == name]
         families = family_document(own, told.get(name), resamples, seed)
         found = {"families": families, "shortcuts": _shortcuts(own, reals_from), "matched": _matched(own, reals_from, resamples, seed)}
+        if FRACTION in own.columns:
+            found["fractions"] = by_fraction(own, Threshold(**documents[name]["threshold"]), reals_from, resamples, seed)
         _record(metrics, name).update({key: value for key, value in found.items() if value})
     thresholds = {name: Threshold(**part["threshold"]) for name, part in documents.items()}
     if len(rows["perturbation"].unique()) > 1:

@@ -26,6 +26,6 @@ class ReportOptions:
             ValueError: A number is negative.
         """
         for name in ("images", "megabytes", "spectra"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:  # nor is `nan`
                 msg = f"report.{name} is {getattr(self, name)}: it must be 0 or more"
                 raise ValueError(msg)

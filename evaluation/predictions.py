@@ -30,11 +30,12 @@ SCHEMA = pa.schema(
     ]
 )
 COLUMNS = tuple(SCHEMA.names)
-OPTIONAL = pa.schema(  # of detectors of classes; a table has such a column only where a row has a value
+OPTIONAL = pa.schema(  # a table has such a column only where a row has a value
     [
-        pa.field("family_probability", pa.float64()),  # of the predicted family, in [0, 1]
+        pa.field("family_probability", pa.float64()),  # of a detector of classes: of the predicted family, in [0, 1]
         pa.field("predicted_generator", pa.string()),  # only of a head of generators
         pa.field("novelty", pa.float64()),  # larger means less like anything that the detector was trained on
+        pa.field("generated_fraction", pa.float64()),  # share of the image's pixels that a generator made, in [0, 1]
     ]
 )
 ROW = ["key", "dataset", "detector", "perturbation"]
@@ -117,10 +118,11 @@ def _checked(table: pa.Table, where: str) -> pd.DataFrame:
     if not frame["label"].isin([0, 1]).all():
         message = f"{where}: column label is 0 (real) or 1 (fake); it holds {sorted(frame['label'].unique())[:10]}"
         raise PredictionsError(message)
-    likely = frame.get("family_probability", pd.Series(dtype=float)).dropna()
-    if not (inside := likely.between(0, 1)).all():
-        message = f"{where}: column family_probability is in [0, 1]; it holds {sorted(likely[~inside].unique().tolist())[:10]}"
-        raise PredictionsError(message)
+    for name in ("family_probability", "generated_fraction"):
+        shares = frame.get(name, pd.Series(dtype=float)).dropna()
+        if not (inside := shares.between(0, 1)).all():
+            message = f"{where}: column {name} is in [0, 1]; it holds {sorted(shares[~inside].unique().tolist())[:10]}"
+            raise PredictionsError(message)
     return _each_once(frame, where)
 
 

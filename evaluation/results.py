@@ -27,11 +27,13 @@ from evaluation.families import Trained
 from evaluation.figures import save_confusions, save_figure_of_detectors, save_figures, save_figures_by_perturbation, save_map
 from evaluation.figures.audit import save_audit
 from evaluation.figures.distributions import save_distributions
+from evaluation.figures.fraction import save_fractions
 from evaluation.figures.matched import save_matched
 from evaluation.figures.reliability import save_reliability
 from evaluation.figures.robustness import save_robustness_figures
 from evaluation.figures.spectra import save_spectra
 from evaluation.files import write_atomically
+from evaluation.fractions import write_fractions
 from evaluation.options import ReportOptions
 from evaluation.predictions import read_predictions, write_predictions
 from evaluation.report import Load, Part, browser, published_part, study_parts, write_report
@@ -155,6 +157,8 @@ def _write_all_tables(folder: Path, metrics: Mapping[str, Any], documents: Docum
         write_audit(folder, audits)
     if pairs := {name: document["matched"] for name, document in documents.items() if "matched" in document}:
         write_matched(folder / "matched.csv", pairs)
+    if fractions := {name: document["fractions"] for name, document in documents.items() if "fractions" in document}:
+        write_fractions(folder / "by_fraction.csv", fractions)
 
 
 def _save_all_figures(folder: Path, frame: pd.DataFrame, documents: Documents, reals_from: Mapping[str, str] | None) -> None:
@@ -172,6 +176,7 @@ def _save_all_figures(folder: Path, frame: pd.DataFrame, documents: Documents, r
             save_audit(own if perturbation == CLEAN else own / perturbation, audited)
         if "matched" in document:
             save_matched(own, document["matched"])
+        save_fractions(own, document.get("fractions", {}))
         save_figures(own, against_reals(clean[name], reals_from), threshold)
         if len(perturbed := by_perturbation(rows)) > 1:
             save_figures_by_perturbation(own, perturbed, threshold)

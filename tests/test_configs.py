@@ -7,6 +7,7 @@ import yaml
 
 import evaluate
 from cli import UndertowCLI
+from datamodules import sources
 from datamodules.perturbations import PRESETS, expanded, perturbation
 from evaluation.comparison import read_targets
 from modules import extractors
@@ -16,6 +17,7 @@ from workflow.study import chosen_baseline
 
 CONFIGS = sorted(str(path) for path in Path("configs").glob("*.yaml"))
 ABLATIONS = sorted(str(path) for path in Path("configs/ablations").glob("*.yaml"))
+SOURCES = sorted(str(path) for path in Path("configs/sources").glob("*.yaml"))
 INVERSION = [config for config in CONFIGS if "detectors.FakeInversion" in Path(config).read_text()]
 STUDIES = sorted(str(path) for path in Path("configs/studies").glob("*.yaml"))
 CHANNELS = {"rgb": 3, "residual": 3, "channels_9": 9, "channels_12": 12}
@@ -63,6 +65,15 @@ def test_swapping_the_source_on_the_command_line(capsys):
     assert printed["data"]["source"]["init_args"]["path"] == "y.csv"
     assert printed["data"]["extractor"]["init_args"]["steps"] == 7
     assert printed["data"]["extractor"]["init_args"]["size"] == 64
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_source_is_laid_over_a_config(source, capsys):
+    printed = resolved(["--config", "configs/clip_svm.yaml", "--config", source], capsys)["data"]["source"]
+    told = yaml.safe_load(Path(source).read_text())["data"]["source"]
+    assert printed["class_path"] == told["class_path"]
+    assert printed["init_args"] | told["init_args"] == printed["init_args"]
+    getattr(sources, told["class_path"].rpartition(".")[2])(**printed["init_args"])  # refuses options that cannot be
 
 
 def test_the_paper_is_what_the_config_says(capsys):

@@ -17,7 +17,7 @@ def with_columns(
     similarities: Mapping[tuple[str, str], float] | None = None,
     facts: bool = True,
 ) -> "pd.DataFrame":
-    """The rows with the columns `pair`, `pair_similarity` and `fact_*`, those of them that any row has a value of.
+    """The rows with the columns `pair`, `pair_similarity`, `generated_fraction` and `fact_*`, those of them that any row has a value of.
 
     Args:
         table: Rows of the predictions table of one data set and perturbation.
@@ -33,6 +33,8 @@ def with_columns(
         "pair": {record.key: record.pair for record in records if record.pair},
         "pair_similarity": {each.key: known[each.dataset, each.key] for each in records if (each.dataset, each.key) in known},
     }
+    shares = {record.key: record.generated_fraction for record in records if record.generated_fraction is not None}
+    columns["generated_fraction"] = dict(shares)
     if facts and data.audit:
         for key, told in Facts(Path(data.cache_dir)).of(records, data.perturbation).items():
             for name, value in told.items():

@@ -2,15 +2,15 @@ r"""Make the fakes of a study from the captions of its photographs.
 
 python -m datamodules.generate --captions captions_val2014.json --images val2014 \
     --model CompVis/stable-diffusion-v1-4 --output data/mscoco-sd14
+
+`python -m datamodules.generate match --help` tells of fakes that are made from your own real images, and show the same.
 """
 
 import argparse
 import hashlib
 import logging
-import math
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from datamodules.errors import DataError
 from datamodules.files import lock
-from datamodules.hashing import describe_os_error, hash_tree, open_regular
+from datamodules.generate.options import STOPPED, add_model_options, at_least, guidance, identity, left_out, model_name
+from datamodules.hashing import describe_os_error, open_regular
 from modules.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ files  OUTPUT/manifest.csv names the photographs (copied to OUTPUT/reals) and th
 
 exit   0 all is there    1 nothing could be done    2 wrong usage    3 there are fewer photographs than wanted    130 stopped
 """
-STOPPED = 130
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,44 +43,27 @@ def parser() -> argparse.ArgumentParser:
     add = built.add_argument
     add("--captions", type=Path, required=True, metavar="FILE", help="MSCOCO's annotations (.json), or a manifest with a column caption")
     add("--images", type=Path, metavar="FOLDER", help="the annotations' photographs; paths of a manifest are relative to it")
-    add("--model", required=True, help="text-to-image pipeline of diffusers: a directory or a hub id")
-    add("--revision", help="branch, tag or commit of a hub model")
-    add("--output", type=Path, required=True, metavar="FOLDER", help="where everything goes")
-    add("--test", type=partial(_at_least, 1), default=500, help="photographs to test on (default: 500)")
-    add("--calibration", type=partial(_at_least, 0), default=100, help="others, for thresholds (default: 100; 0, or 2 at least)")
-    add("--steps", type=partial(_at_least, 1), default=50, help="denoising steps (default: 50)")
-    add("--guidance", type=_guidance, default=7.5, help="scale of classifier-free guidance (default: 7.5; 1 is none)")
-    add("--size", type=partial(_at_least, 8), help="height and width of the fakes in pixels; by default the pipeline's own")
-    add("--seed", type=partial(_at_least, 0), default=0, help="of the choice of photographs and of the noise (default: 0)")
-    add("--batch_size", type=partial(_at_least, 1), default=4, help="fakes at a time (default: 4)")
-    add("--dtype", default="auto", choices=("auto", "float32", "float16", "bfloat16"), help="auto: float32 on a CPU, else float16")
-    add("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where the networks run (default: auto)")
-    add("--dataset", help="name of the data set; by default the output folder's")
+    add_model_options(built, "text-to-image pipeline of diffusers: a directory or a hub id")
+    add("--test", type=partial(at_least, 1), default=500, help="photographs to test on (default: 500)")
+    add("--calibration", type=partial(at_least, 0), default=100, help="others, for thresholds (default: 100; 0, or 2 at least)")
+    add("--steps", type=partial(at_least, 1), default=50, help="denoising steps (default: 50)")
+    add("--guidance", type=guidance, default=7.5, help="scale of classifier-free guidance (default: 7.5; 1 is none)")
+    add("--size", type=partial(at_least, 8), help="height and width of the fakes in pixels; by default the pipeline's own")
+    add("--seed", type=partial(at_least, 0), default=0, help="of the choice of photographs and of the noise (default: 0)")
     add("--generator", help="name of the generator; by default the last part of --model")
     add("--photographs", help="name of the photographs' source; by default what the manifest says, or the name of --images")
     return built
 
 
-def _at_least(least: int, text: str) -> int:
-    if not text.isdecimal() or len(text) > 15 or (number := int(text)) < least:
-        msg = f"{text!r} is not a whole number of at least {least}"
-        raise argparse.ArgumentTypeError(msg)
-    return number
-
-
-def _guidance(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number <= 100:
-        msg = f"{text!r} is not a number from 0 to 100"
-        raise argparse.ArgumentTypeError(msg)
-    return number
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["match"]:
+        from datamodules.generate.match_command import main as match
+
+        return match(arguments[1:])
+    if arguments[:1] == ["captions"]:  # what the command did before it had others, and does where none is named
+        arguments = arguments[1:]
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     built = parser()
     options = built.parse_args(arguments)
@@ -112,16 +95,16 @@ def _run(options: argparse.Namespace) -> "tuple[Study, Made]":
     dtype = options.dtype if options.dtype != "auto" else "float32" if device.type == "cpu" else "float16"
     named = {
         "dataset": options.dataset or options.output.resolve().name,
-        "generator": options.generator or Path(options.model).name.lower() or "unknown",
+        "generator": options.generator or model_name(options.model),
         "photographs": options.photographs,
         "test": options.test,
         "calibration": options.calibration,
         "seed": options.seed,
     }
     sampled = {"steps": options.steps, "guidance": options.guidance, "size": options.size}
-    identity = {"captions": _digest(options.captions), "model": _identity(options.model), "revision": options.revision, "dtype": dtype}
+    of_model = {"captions": _digest(options.captions), "model": identity(options.model), "revision": options.revision, "dtype": dtype}
     notes = {"model": options.model, "captions": str(options.captions), "versions": library_versions()}
-    study = Study(options.output, {**named, **sampled, **identity}, notes=notes, **named)
+    study = Study(options.output, {**named, **sampled, **of_model}, notes=notes, **named)
     sampler = partial(
         Sampler, options.model, revision=options.revision, dtype=getattr(torch, dtype), device=device, seed=options.seed, **sampled
     )
@@ -140,17 +123,9 @@ def _digest(path: Path) -> str:
         raise DataError(msg) from error
 
 
-def _identity(model: str) -> str:
-    """A local model by its content, a hub model by its id."""
-    return hash_tree(model)[:16] if Path(model).is_dir() else model
-
-
 def _last_words(study: "Study", made: "Made") -> list[str]:
     lines = [f"{made.pairs} photographs with a fake each, of {study.test + study.calibration} wanted; {made.new} fakes are new."]
-    if made.skipped:
-        example, reason = next(iter(made.skipped.items()))
-        lines.append(f"{len(made.skipped)} photographs are left out, for example {example[:80]!r}: {reason}")
-        lines += [f"    {count} × {reason}" for reason, count in Counter(map(_kind, made.skipped.values())).most_common(5)]
+    lines += left_out(made.skipped)
     manifest = study.folder / "manifest.csv"
     source = f"--data.source ManifestSource --data.source.path {shlex.quote(str(manifest))}"
     return [
@@ -158,11 +133,6 @@ def _last_words(study: "Study", made: "Made") -> list[str]:
         f"Manifest: {manifest}",
         f"Next: .venv/bin/python evaluate.py --checkpoint runs/NAME/checkpoints/best.ckpt {source}",
     ]
-
-
-def _kind(reason: str) -> str:
-    """A reason without what is of one photograph only."""
-    return reason.partition(":")[0].partition("(")[0].strip()
 
 
 if __name__ == "__main__":

@@ -95,15 +95,32 @@ def _judged(image: Image.Image, unsafe: bool) -> Image.Image | str:
     return image if image.getbbox() else BLACK  # no bounding box: every value is 0
 
 
-def _load(model: str, revision: str | None, dtype: torch.dtype) -> Any:
+def load_pipeline(auto: str, task: str, model: str, revision: str | None, dtype: torch.dtype) -> Any:
+    """A pipeline of diffusers.
+
+    Args:
+        auto: diffusers' class that chooses the pipeline's by the model, such as `AutoPipelineForText2Image`.
+        task: What that does, for messages.
+        model: Directory in the diffusers format, or hub id.
+        revision: Branch, tag or commit of a hub model.
+        dtype: What the networks compute in.
+
+    Raises:
+        ModelError: The model cannot be loaded as such a pipeline.
+    """
     try:
         read_model_index(model, revision)  # for its words on paths that are no models
-        from diffusers import AutoPipelineForText2Image
+        import diffusers
 
-        return AutoPipelineForText2Image.from_pretrained(model, torch_dtype=dtype, revision=revision)
+        return getattr(diffusers, auto).from_pretrained(model, torch_dtype=dtype, revision=revision)
     except UserError:
         raise
     except Exception as error:  # damaged weights, another kind of pipeline, no network: libraries raise nearly every type for these
         told = " ".join(str(error).split())[:300]
-        msg = f"--model {model!r} cannot be loaded as a text-to-image pipeline of diffusers ({type(error).__name__}: {told})"
+        article = "an" if task[0] in "aeiou" else "a"
+        msg = f"--model {model!r} cannot be loaded as {article} {task} pipeline of diffusers ({type(error).__name__}: {told})"
         raise ModelError(msg) from error
+
+
+def _load(model: str, revision: str | None, dtype: torch.dtype) -> Any:
+    return load_pipeline("AutoPipelineForText2Image", "text-to-image", model, revision, dtype)

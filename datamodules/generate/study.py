@@ -1,9 +1,7 @@
 """The folder of a study: photographs, their fakes, the manifest."""
 
-import csv
 import hashlib
 import io
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -11,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import DataError
-from datamodules.files import remove_leftovers, write_atomically
+from datamodules.files import write_atomically
 from datamodules.generate.captions import Captioned
+from datamodules.generate.folder import OutputFolder
 from datamodules.hashing import describe_os_error, open_regular
 from datamodules.reader import DEFAULT_LIMITS, SUFFIXES, ImageError, read_image
 from datamodules.records import FAKE, REAL
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from datamodules.generate.sampling import Sampler
 
 COLUMNS = ("path", "label", "dataset", "generator", "group", "pair", "split", "caption", "caption_source")
-SETTINGS, SKIPPED, MANIFEST = "settings.json", "skipped.json", "manifest.csv"
 TRAIN_SHARE = 5  # one in so many calibration photographs is for training: a learned orientation needs few, a threshold many
 
 
@@ -65,7 +63,7 @@ class Made:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-class Study:
+class Study(OutputFolder):
     """Photographs chosen by a seed, each with one fake, in a folder of their own.
 
     A fake is written whole or not at all, and is not made again. Photographs are taken in a random order that the seed and their ids
@@ -97,40 +95,13 @@ class Study:
         seed: int = 0,
         notes: dict[str, Any] | None = None,
     ) -> None:
-        self.folder = folder
-        self.settings = settings
+        super().__init__(folder, settings, notes)
         self.test = test
         self.calibration = calibration
         self.dataset = dataset
         self.generator = generator
         self.photographs = photographs
         self.seed = seed
-        self.notes = notes or {}
-
-    def check(self) -> None:
-        """See that the folder is new or this study's, and remove what a process that was killed left unfinished.
-
-        Raises:
-            DataError: It holds something else, or a study with other settings.
-        """
-        path = self.folder / SETTINGS
-        if path.exists():
-            self._compare(_read(path))
-        elif self.folder.is_dir() and any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
-            msg = f"--output {self.folder} is not empty, and has no {SETTINGS} of a study: name another folder, or empty it"
-            raise DataError(msg)
-        for folder in (self.folder, self.folder / "reals", self.folder / "fakes"):
-            remove_leftovers(folder)
-
-    def _compare(self, stored: dict[str, Any]) -> None:
-        there = stored.get("settings")
-        there = there if isinstance(there, dict) else {}
-        names = sorted(there.keys() | self.settings.keys())
-        differ = [name for name in names if there.get(name) != self.settings.get(name)]
-        if differ:
-            told = "; ".join(f"{name} is {_shown(there.get(name))} there and {_shown(self.settings.get(name))} now" for name in differ)
-            msg = f"--output {self.folder} holds a study with other settings ({told}): repeat those, or name another folder"
-            raise DataError(msg)
 
     def make(
         self,
@@ -160,7 +131,7 @@ class Study:
             msg = f"{wanted} photographs are wanted, and only {len(captioned)} have a usable caption: lower --test or --calibration"
             raise DataError(msg)
         made = Made(skipped=dict(skipped))
-        refused = self._refused()
+        refused = self.refused()
         photographs = self._photographs(captioned, made.skipped)
         loaded: Sampler | None = None
         while made.pairs < wanted and (chunk := list(islice(photographs, min(batch_size, wanted - made.pairs)))):
@@ -176,19 +147,18 @@ class Study:
                 made.pairs += 1
             on_pairs(len(complete))
         made.skipped |= refused
-        self._finish(made, refused)
+        self.finish(made.rows, COLUMNS, refused, made.skipped)
         return made
 
     def _sample(self, sampler: "Sampler", chunk: list[Photograph], missing: set[str], refused: dict[str, str]) -> None:
         outcomes = sampler.sample([photo.captioned.id for photo in chunk], [photo.captioned.caption for photo in chunk])
-        if not (self.folder / SETTINGS).exists():  # only now: settings that a pipeline refuses must not claim the folder
-            write_atomically(self.folder / SETTINGS, _json({"settings": self.settings, **self.notes}))
+        self.claim()
         for photo, outcome in zip(chunk, outcomes, strict=True):
             if photo.captioned.id not in missing:
                 continue
             if isinstance(outcome, str):
                 refused[photo.captioned.id] = outcome
-                write_atomically(self.folder / SKIPPED, _json({"refused": refused}))
+                self.refuse(refused)
                 continue
             buffer = io.BytesIO()
             outcome.save(buffer, "PNG")
@@ -196,7 +166,7 @@ class Study:
 
     def _photographs(self, captioned: Sequence[Captioned], skipped: dict[str, str]) -> Iterator[Photograph]:
         """Good photographs in their random order, of each content and group one."""
-        ordered = sorted(captioned, key=lambda each: (_order(self.seed, each.id), each.id))
+        ordered = sorted(captioned, key=lambda each: (order(self.seed, each.id), each.id))
         seen: set[str] = set()
         for each in ordered:
             try:
@@ -238,27 +208,6 @@ class Study:
             {"path": path.relative_to(self.folder).as_posix(), "label": label, "generator": name, **shared} for path, label, name in named
         ]
 
-    def _refused(self) -> dict[str, str]:
-        """Photographs whose fakes the pipeline refused to show, by earlier runs."""
-        path = self.folder / SKIPPED
-        found = _read(path).get("refused") if path.exists() else {}
-        if not isinstance(found, dict) or not all(isinstance(reason, str) for reason in found.values()):
-            msg = f"{path} is damaged: delete it, and those photographs are tried again"
-            raise DataError(msg)
-        return found
-
-    def _finish(self, made: Made, refused: dict[str, str]) -> None:
-        if not made.rows:
-            name, reason = next(iter(made.skipped.items()))
-            msg = f"no photograph could be used: check --images and --captions. For example {name[:80]!r}: {reason}"
-            raise DataError(msg)
-        write_atomically(self.folder / SKIPPED, _json({"refused": refused, "skipped": made.skipped}))
-        text = io.StringIO(newline="")
-        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(made.rows)
-        write_atomically(self.folder / MANIFEST, text.getvalue().encode())
-
 
 def _read_photograph(captioned: Captioned) -> Photograph:
     try:
@@ -272,23 +221,6 @@ def _read_photograph(captioned: Captioned) -> Photograph:
     return Photograph(captioned, content, hashlib.sha256(content).hexdigest()[:16], suffix)
 
 
-def _order(seed: int, name: str) -> bytes:
+def order(seed: int, name: str) -> bytes:
+    """What photographs are sorted by, so that the seed and their ids decide their order."""
     return hashlib.sha256(f"order\0{seed}\0{name}".encode("utf-8", "surrogateescape")).digest()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        with open_regular(path) as file:
-            content = json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
-        msg = f"{path} cannot be read as JSON ({' '.join(str(error).split())[:200]}): name another --output, or delete that folder"
-        raise DataError(msg) from error
-    return content if isinstance(content, dict) else {}
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return json.dumps(content, indent=1).encode()
-
-
-def _shown(value: Any) -> str:
-    return json.dumps(value)[:60]

@@ -18,7 +18,7 @@ from datamodules.sources.base import Source, safe_name
 REQUIRED = ("path", "label")
 TEXTS = ("dataset", "generator", "family", "group", "pair", "split", "caption", "caption_source", "source_format")
 NUMBERS = ("source_width", "source_height", "source_bytes")
-OPTIONAL = (*TEXTS, *NUMBERS)
+OPTIONAL = (*TEXTS, *NUMBERS, "generated_fraction")
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Names of splits that manifests and folders use, and what they are called here."""
 
@@ -36,7 +36,8 @@ class ManifestSource(Source):
 
     The columns `path` and `label` (0 or real, 1 or fake) are required; `dataset`, `generator`, `family`, `group`, `pair`,
     `split`, `caption` and `caption_source` are used where they are, and so are `source_format`, `source_width`, `source_height`
-    and `source_bytes` (whole numbers): what a file was before it was copied or stored again. All others are ignored. Empty
+    and `source_bytes` (whole numbers): what a file was before it was copied or stored again, and
+    `generated_fraction`: the share of an image's pixels that a generator made, in [0, 1]. All others are ignored. Empty
     cells, `nan` and `null` count as missing. Without a generator, a real image has `real` and a generated one `unknown`.
 
     Args:
@@ -107,6 +108,7 @@ class ManifestSource(Source):
             source_width=_count(row.get("source_width"), "source_width", where),
             source_height=_count(row.get("source_height"), "source_height", where),
             source_bytes=_count(row.get("source_bytes"), "source_bytes", where),
+            generated_fraction=_fraction(row.get("generated_fraction"), where),
         )
 
 
@@ -178,6 +180,19 @@ def _count(value: Any, column: str, where: str) -> int | None:
     return int(found[1])
 
 
+def _fraction(value: Any, where: str) -> float | None:
+    if _missing(value):
+        return None
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not 0 <= found <= 1:
+        message = f"{where}: the generated_fraction {_shown(value)} is not a number from 0 to 1. Correct the row, or leave the cell empty."
+        raise DataError(message)
+    return found
+
+
 def _label(value: Any, where: str) -> int:
     label = None if _missing(value) else _LABELS.get(str(int(value) if isinstance(value, bool) else value).strip().lower())
     if label is None:
@@ -195,11 +210,27 @@ def _split(value: str | None, where: str) -> str | None:
     return SPLIT_NAMES[value.lower()]
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
+def checked_cells(row: Row, where: str) -> dict[str, Any]:
+    """What a row says of an image besides where it lies: `label` and each of `TEXTS`, None where it is missing.
+
+    Args:
+        row: Cells by column name.
+        where: File and line, for messages.
+
+    Raises:
+        DataError: A cell is not what its column holds.
+    """
+    texts = {column: _text(row.get(column), column, where) for column in TEXTS}
+    return texts | {"label": _label(row.get("label"), where), "split": _split(texts["split"], where)}
+
+
+def read_rows(path: Path, required: Sequence[str] = REQUIRED, wanted: Sequence[str] = (*REQUIRED, *OPTIONAL)) -> Iterator[tuple[str, Row]]:
     """Rows of a table, one at a time, so that its size does not matter.
 
     Args:
         path: A `.csv`, `.parquet` or `.jsonl` file.
+        required: Columns that a CSV or Parquet file must have.
+        wanted: Columns that must not stand there twice, and the only ones that are read of a Parquet file.
 
     Yields:
         Where the row stands (`line 7`, as an editor counts) and its cells by column name in lower case.
@@ -215,7 +246,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
         message = f"{path} ends in {path.suffix!r}: a manifest is one of {', '.join(sorted(readers))}."
         raise DataError(message)
     try:
-        yield from readers[path.suffix.lower()](path)
+        yield from readers[path.suffix.lower()](path, required, wanted)
     except OSError as error:
         message = f"The manifest {path} cannot be read ({describe_os_error(error)}): check the path."
         raise DataError(message) from error
@@ -243,10 +274,10 @@ def _lines(file: TextIO, path: Path) -> Iterator[str]:
         yield line
 
 
-def _check_columns(names: Sequence[str], path: Path) -> list[str]:
+def _check_columns(names: Sequence[str], path: Path, required: Sequence[str], wanted: Sequence[str]) -> list[str]:
     columns = [name.strip().lower() for name in names]
-    absent = [name for name in REQUIRED if name not in columns]
-    double = [name for name in (*REQUIRED, *OPTIONAL) if columns.count(name) > 1]
+    absent = [name for name in required if name not in columns]
+    double = [name for name in wanted if columns.count(name) > 1]
     if absent or double:
         fault = f"has no column {', '.join(absent)}" if absent else f"has the column {', '.join(double)} twice"
         message = f"The manifest {path} {fault}. Its columns are {', '.join(map(repr, names))[:300]}, separated by commas in a CSV file."
@@ -254,11 +285,11 @@ def _check_columns(names: Sequence[str], path: Path) -> list[str]:
     return columns
 
 
-def _read_csv(path: Path) -> Iterator[tuple[str, Row]]:
+def _read_csv(path: Path, required: Sequence[str], wanted: Sequence[str]) -> Iterator[tuple[str, Row]]:
     with _open_text(path) as file:
         reader = csv.reader(_lines(file, path), strict=True)
         try:
-            columns = _check_columns(next(reader, []), path)
+            columns = _check_columns(next(reader, []), path, required, wanted)
             start = reader.line_num + 1
             for cells in reader:
                 where = f"line {start}"
@@ -274,7 +305,7 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Row]]:
             raise DataError(message) from error
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[str, Row]]:
+def _read_jsonl(path: Path, required: Sequence[str], wanted: Sequence[str]) -> Iterator[tuple[str, Row]]:
     with _open_text(path) as file:
         for number, line in enumerate(_lines(file, path), start=1):
             if not line.strip():
@@ -290,17 +321,17 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Row]]:
             yield f"line {number}", {name.strip().lower(): value for name, value in row.items()}
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[str, Row]]:
+def _read_parquet(path: Path, required: Sequence[str], wanted: Sequence[str]) -> Iterator[tuple[str, Row]]:
     import pyarrow as pa  # slow to import, and most manifests are text
     import pyarrow.parquet as pq
 
     try:
         with open_regular(path) as raw, pq.ParquetFile(raw) as table:
             names = table.schema_arrow.names
-            columns = _check_columns(names, path)
-            wanted = [name for name, column in zip(names, columns, strict=True) if column in (*REQUIRED, *OPTIONAL)]
+            columns = _check_columns(names, path, required, wanted)
+            read = [name for name, column in zip(names, columns, strict=True) if column in wanted]
             number = 0
-            for batch in table.iter_batches(batch_size=4096, columns=wanted):
+            for batch in table.iter_batches(batch_size=4096, columns=read):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", {name.strip().lower(): value for name, value in row.items()}

@@ -9,6 +9,7 @@ from evaluation.comparison.matrices import matrices
 from evaluation.families import Trained
 from evaluation.figures import ON_LIGHT, heatmap_figure, left_out_figure, number_figure, save_generalisation_figures, save_heatmaps
 from evaluation.report.comparisons import comparison_parts
+from evaluation.report.fraction import fraction_part
 from evaluation.report.matched import matched_part
 from evaluation.report.parts import Part, drawn, drawn_twice
 from evaluation.report.reliability import reliability_part
@@ -29,13 +30,14 @@ def study_parts(folder: Path, metrics: Mapping[str, Any], documents: Documents, 
         trained: What each detector was trained on.
 
     Returns:
-        Sections on what there is: comparisons, robustness, pairs, calibration, training conditions, unseen generators.
+        Sections on what there is: comparisons, pairs, generated fractions, robustness, calibration, training conditions, unseen generators.
     """
     found = metrics.get("generalisation", {})
     parts = comparison_parts(folder, metrics)
     matched = {name: document["matched"] for name, document in documents.items() if "matched" in document}
     parts += [matched_part(matched)] if matched else []
-    parts += [part for part in (robustness_part(documents), reliability_part(documents)) if part is not None]
+    fractions = fraction_part({name: document.get("fractions", {}) for name, document in documents.items()})
+    parts += [part for part in (fractions, robustness_part(documents), reliability_part(documents)) if part is not None]
     if shown := matrices(documents, trained, SHOWN):
         save_heatmaps(folder, shown)
         charts = [drawn_twice(partial(heatmap_figure, each), each.title, each.title) for each in shown]

@@ -14,3 +14,14 @@ def cache(tmp_path, monkeypatch):
     folder = fill(tmp_path / "cache" / LEAF)
     (folder / "manifest.json").write_text(json.dumps({"settings": settings_of(20)}))
     return folder
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A data set of Parquet files: 12 training images in two files, 6 test images; every third image is real."""
+    made = pytest.importorskip("tests.datamodules.hub", reason="needs the library datasets")
+    folder = tmp_path / "openfake" / "data"
+    folder.mkdir(parents=True)
+    for name, seeds in {"train-0": range(6), "train-1": range(6, 12), "test-0": range(12, 18)}.items():
+        made.table(seeds).to_parquet(str(folder / f"{name}.parquet"))
+    return tmp_path / "openfake"

@@ -67,3 +67,20 @@ def test_values_of_other_types_are_refused_too(write, tmp_path, value):
 def test_a_column_that_comes_twice_is_refused(write, tmp_path):
     with pytest.raises(DataError, match="has the column source_bytes twice"):
         told(write("path,label,source_bytes,source_bytes\n0.png,0,1,2\n"), tmp_path)
+
+
+def test_the_generated_fraction_is_read(write, tmp_path):
+    def fractions(content, name="f.csv"):
+        return [record.generated_fraction for record in ManifestSource(write(content, name)).records(tmp_path / "cache")]
+
+    assert fractions("path,label,generated_fraction\n0.png,0,\n1.png,1,0.25\n") == [None, 0.25]
+    assert fractions("path,label\n0.png,0\n1.png,1\n") == [None, None]
+    lines = [{"path": "0.png", "label": 0, "generated_fraction": 0}, {"path": "1.png", "label": 1, "generated_fraction": 1}]
+    assert fractions("\n".join(map(json.dumps, lines)), "f.jsonl") == [0.0, 1.0]
+    assert fractions(pd.DataFrame(lines).assign(generated_fraction=[np.nan, 0.5]), "f.parquet") == [None, 0.5]
+
+
+@pytest.mark.parametrize("cell", ["half", "1.5", "-0.1", "inf", "true"])
+def test_a_generated_fraction_that_is_none_is_told(write, tmp_path, cell):
+    with pytest.raises(DataError, match=r"line 2: the generated_fraction .* is not a number from 0 to 1"):
+        ManifestSource(write(f"path,label,generated_fraction\n0.png,1,{cell}\n")).records(tmp_path / "cache")

@@ -96,3 +96,14 @@ def test_facts_of_an_equalised_image_are_of_its_pixels(images):
     assert "fact_format" not in found.columns
     assert set(found["fact_width"]) == {16}
     assert isinstance(found, pd.DataFrame)
+
+
+def test_the_generated_fraction_travels(images, tmp_path):
+    text = (images / "manifest.csv").read_text().splitlines()
+    path = images / "partly.csv"
+    path.write_text("\n".join([f"{text[0]},generated_fraction", *(f"{line},{0.5 if line.startswith('1-') else ''}" for line in text[1:])]))
+    source = ManifestSource(str(path))
+    data = FeatureDataModule(source, ColourExtractor(), cache_dir=str(images / "cache"), test_fraction=0.4)
+    found = read_predictions(write_predictions(tmp_path / "p.parquet", with_columns(table_of(data), data, facts=False)))
+    assert (found[found["label"] == 1]["generated_fraction"] == 0.5).all()
+    assert found[found["label"] == 0]["generated_fraction"].isna().all()

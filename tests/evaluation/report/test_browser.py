@@ -30,7 +30,9 @@ def noisy(key, perturbation):
 
 
 def some_images(n=12, **options):
-    return make_table(some_rows("a", "photos", 0, n, **options) + some_rows("a", "sd", 1, n, **options) + some_rows("b", "gan", 1, n, **options))
+    return make_table(
+        some_rows("a", "photos", 0, n, **options) + some_rows("a", "sd", 1, n, **options) + some_rows("b", "gan", 1, n, **options)
+    )
 
 
 def read(found):
@@ -73,7 +75,13 @@ def test_every_score_probability_and_answer_is_that_of_the_table():
         assert data["scores"][detector][under][image] == pytest.approx(row.score, rel=1e-6)
         assert data["answers"][detector][under][image] == ("-" if row.detector == "y" else "1" if row.score > 12.5 else "0")
         told = {name: data["names"][name][data["images"][name][image]] for name in data["names"]}
-        wanted = {"dataset": row.dataset, "source": f"{row.dataset}/{row.generator}", "split": "test", "group": row.group, "family": row.family}
+        wanted = {
+            "dataset": row.dataset,
+            "source": f"{row.dataset}/{row.generator}",
+            "split": "test",
+            "group": row.group,
+            "family": row.family,
+        }
         assert told == {name: value if isinstance(value, str) else "" for name, value in wanted.items()}
         assert data["images"]["label"][image] == row.label
         if row.detector == "x":
@@ -83,14 +91,25 @@ def test_every_score_probability_and_answer_is_that_of_the_table():
 
 def test_answers_are_worked_out_before_scores_are_rounded():
     threshold = 0.123456789012
-    scores = [threshold, np.nextafter(threshold, 1), np.nextafter(threshold, 0), threshold + 1e-9, threshold - 1e-9, np.nan, np.inf, -np.inf]
+    scores = [
+        threshold,
+        np.nextafter(threshold, 1),
+        np.nextafter(threshold, 0),
+        threshold + 1e-9,
+        threshold - 1e-9,
+        np.nan,
+        np.inf,
+        -np.inf,
+    ]
     table = make_table(some_rows("a", "sd", 1, len(scores))).sort_values("key", ignore_index=True)
     data, _, _ = read(browser(table.assign(score=scores), {"probe": threshold}, tiny))
     assert data["answers"] == [["01010-10"]]
     assert data["scores"] == [[[0.1234568] * 5 + [None] * 3]]
 
 
-@pytest.mark.parametrize(("score", "shown"), [(1.23456789, 1.234568), (-98765432.1, -98765430.0), (1.00000004e-9, 1e-9), (0.0, 0.0), (2, 2.0)])
+@pytest.mark.parametrize(
+    ("score", "shown"), [(1.23456789, 1.234568), (-98765432.1, -98765430.0), (1.00000004e-9, 1e-9), (0.0, 0.0), (2, 2.0)]
+)
 def test_scores_have_seven_digits(score, shown):
     data, _, _ = read(browser(make_table(some_rows("a", "sd", 1, 1)).assign(score=float(score)), {"probe": None}, tiny))
     assert data["scores"] == [[[shown]]]
@@ -121,7 +140,9 @@ def test_the_same_key_in_two_data_sets_is_two_images():
 
 
 def test_all_splits_are_there_and_the_measured_one_is_named():
-    table = pd.concat([some_images(4), make_table(some_rows("a", "val", 0, 3, split="val")), make_table(some_rows("a", "x", 0, 2, split=None))])
+    table = pd.concat(
+        [some_images(4), make_table(some_rows("a", "val", 0, 3, split="val")), make_table(some_rows("a", "x", 0, 2, split=None))]
+    )
     data, _, _ = read(browser(table, {"probe": 0.0}, tiny, split="test"))
     assert data["split"] == "test"
     assert data["names"]["split"] == ["", "test", "val"]
@@ -276,7 +297,9 @@ def test_a_full_room_is_said_also_where_pictures_fail_and_never_where_it_is_not(
 
 def test_data_is_json_that_cannot_end_its_element():
     path = b"/data/\xff\xfe<\xe9.png".decode("utf-8", "surrogateescape")
-    table = some_images(3).assign(group=HOSTILE, path=pd.Series([path] * 9, dtype=object), detector=HOSTILE, dataset="</script><!--", generator=" &")
+    table = some_images(3).assign(
+        group=HOSTILE, path=pd.Series([path] * 9, dtype=object), detector=HOSTILE, dataset="</script><!--", generator=" &"
+    )
     found = browser(table, {HOSTILE: 0.0}, lambda *_: {HOSTILE: np.zeros((3, 3, 3), np.uint8)})
     for text in (found.data, *found.thumbnails, *found.pictures):
         assert text.isascii()

@@ -55,7 +55,8 @@ def test_classes_and_map_are_in_all_outputs(tmp_path):
     recall = metrics["families"]["by_class"]["gan"]["recall"]
     assert f"{recall['value']:.3f}{recall['low']:.3f}–{recall['high']:.3f}" in page.text
     assert any(
-        alt.startswith("Confusion matrix, true family by predicted family: real, gan, diffusion, flow") for alt in page.values("aria-label", "svg")
+        alt.startswith("Confusion matrix, true family by predicted family: real, gan, diffusion, flow")
+        for alt in page.values("aria-label", "svg")
     )
 
 
@@ -153,10 +154,10 @@ def test_reasons_of_a_table_are_noted_once():
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_further_parts_stand_before_those_of_detectors(tmp_path):
+def test_further_parts_stand_after_a_detectors_numbers_and_before_all_else(tmp_path):
     frame = random_answers(CLASSES, n=60)
     part = Part(HOSTILE, ["a sentence"], [Grid("a table", "head", ["x"], {"row": [3]})])
     page = checked(write_report(tmp_path, frame, metrics_document(frame, THRESHOLD, resamples=20), pictures, parts=[part]).read_text())
     assert HOSTILE in page.text
-    assert page.text.index("a sentence") < page.text.rindex("By generator")
+    assert page.text.rindex("By generator") < page.text.index("a sentence") < page.text.rindex("ROC curves")
     assert "a table" in page.values("aria-label")

@@ -49,7 +49,8 @@ def test_colours_are_pairs_where_they_differ_and_single_where_not():
 
 def test_ids_have_a_prefix_and_stay_only_where_something_refers_to_them():
     inside = (
-        '<defs><path id="m1" d="M 0 0"/><path id="unused" d="M 1 1"/><clipPath id="c"><rect x="0" y="0" width="9" height="9"/></clipPath></defs>'
+        '<defs><path id="m1" d="M 0 0"/><path id="unused" d="M 1 1"/>'
+        '<clipPath id="c"><rect x="0" y="0" width="9" height="9"/></clipPath></defs>'
         '<g id="axes_1"><use xlink:href="#m1" x="3" y="4"/><path d="M 2 2" clip-path="url(#c)"/></g>'
     )
     root = made(inside)
@@ -65,7 +66,7 @@ def test_ids_have_a_prefix_and_stay_only_where_something_refers_to_them():
 
 
 def test_two_figures_share_no_id_and_the_same_figure_has_the_same():
-    one, other = ('<defs><path id="m" d="M {} 0"/></defs><use xlink:href="#m"/>'.format(x) for x in (1, 2))
+    one, other = (f'<defs><path id="m" d="M {x} 0"/></defs><use xlink:href="#m"/>' for x in (1, 2))
     ids = [{each.get("id") for each in made(each).iter() if each.get("id")} for each in (one, other, one)]
     assert not ids[0] & ids[1]
     assert ids[0] == ids[2] != set()
@@ -182,7 +183,9 @@ def test_turning_by_nothing_is_left_out_and_turning_is_not():
 
 
 def test_parts_of_a_text_keep_their_words_and_the_order_of_what_is_drawn():
-    root = made('<g id="a"><g><path d="M 1 1"/></g><text>x<tspan>10</tspan><tspan style="font-size: 5px">−3</tspan></text></g><path d="M 2 2"/>')
+    root = made(
+        '<g id="a"><g><path d="M 1 1"/></g><text>x<tspan>10</tspan><tspan style="font-size: 5px">−3</tspan></text></g><path d="M 2 2"/>'
+    )
     assert [each.tag for each in root] == ["path", "text", "path"]
     assert texts(root) == ["x10−3"]
 

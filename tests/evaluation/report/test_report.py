@@ -21,7 +21,6 @@ from modules.metrics.functional import Threshold
 from tests.evaluation.report.pages import HOSTILE, checked, pictures, without_drawings
 from tests.evaluation.rows import THRESHOLD, some_rows, usual_table
 
-
 FEW = ReportOptions(images=5)
 
 
@@ -133,7 +132,7 @@ def test_hostile_names_are_text_in_drawings_too(tmp_path):
 def test_coded_marks_what_stands_between_backticks_and_escapes_all():
     assert coded("a `b` c `<i>`") == "a <code>b</code> c <code>&lt;i&gt;</code>"
     assert coded("<i> & `x&y`") == "&lt;i&gt; &amp; <code>x&amp;y</code>"
-    assert coded("no code, \"quoted\"") == "no code, &#34;quoted&#34;"
+    assert coded('no code, "quoted"') == "no code, &#34;quoted&#34;"
     assert coded("``") == "<code></code>"
     assert coded("a ` alone") == "a <code> alone</code>"
 
@@ -268,7 +267,14 @@ def test_published_numbers_beside_measured_ones(tmp_path, monkeypatch):
     rows += [Target(**same | changed, metric="auroc", value=0.75) for changed in ({"generator": "dalle"}, {"detector": "x"})]
     targets = Targets(HOSTILE, "by its authors", "", "", rows, settings={"probe": {"extractor.steps": (10,)}})
     metrics = write_results(
-        tmp_path, usual_table(), THRESHOLD, pictures, targets=targets, settings={"probe": {"extractor": {"steps": 10}}}, resamples=20, options=FEW
+        tmp_path,
+        usual_table(),
+        THRESHOLD,
+        pictures,
+        targets=targets,
+        settings={"probe": {"extractor": {"steps": 10}}},
+        resamples=20,
+        options=FEW,
     )
     page = checked((tmp_path / "report.html").read_text())
     assert HOSTILE in page.text

@@ -14,10 +14,10 @@ def shown(page, selector):
 
 
 def column(page, place=1, caption="Metrics by generator"):
-    """The texts of a column of the first table of that name, without what stands below them, and what the heads say of the order."""
+    """The texts of a column of the last table of that name, without what stands below them, and what the heads say of the order."""
     return page.evaluate(
         """([caption, place]) => {
-          const table = document.querySelector(`[aria-label="${caption}"] table`), rows = [...table.tBodies[0].rows];
+          const table = [...document.querySelectorAll(`[aria-label="${caption}"] table`)].at(-1), rows = [...table.tBodies[0].rows];
           const text = (cell) => cell.tagName === "TH" ? cell.textContent : cell.firstChild.textContent;
           return [rows.map((row) => text(row.cells[place])), [...table.tHead.rows[0].cells].map((each) => each.getAttribute("aria-sort"))];
         }""",
@@ -26,7 +26,7 @@ def column(page, place=1, caption="Metrics by generator"):
 
 
 def head(page, name, caption="Metrics by generator"):
-    return page.get_by_role("group", name=caption, exact=True).first.get_by_role("button", name=name, exact=True)
+    return page.get_by_role("group", name=caption, exact=True).last.get_by_role("button", name=name, exact=True)
 
 
 def numbers(texts):

@@ -1,6 +1,5 @@
 """Shards by path or address: one function opens either as a stream. No shell, no other program, no scheme but https (http by option)."""
 
-import ipaddress
 import socket
 import time
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ from datamodules.sources.tars.archive import Readable
 
 _REDIRECTS = 5
 _PIECE_TIMEOUT = 30.0  # seconds without a byte
-_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")  # IPv4 addresses behind a translator
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,20 +141,14 @@ def checked_host(scheme: str, host: str, port: int | None, access: Access) -> st
     except (OSError, UnicodeError) as error:
         message = f"The host {host!r} is not found ({error})."
         raise FetchError(message, again=True) from error
+    from datamodules.download.addresses import is_public  # and httpx with it, which is slow to import
+
     addresses = [str(entry[4][0]) for entry in found]
-    private = [address for address in addresses if not _is_public(address)]
+    private = [address for address in addresses if not is_public(address)]
     if not addresses or (private and not access.allow_private):
         message = f"The host {host!r} has the private address {', '.join(private)}: it is read only where allow_private is set."
         raise FetchError(message)
     return addresses[0]
-
-
-def _is_public(address: str) -> bool:
-    found = ipaddress.ip_address(address.partition("%")[0])
-    if found in _TRANSLATED:
-        return False  # to a private network, for all that is known
-    mapped = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
-    return found.is_global and not found.is_multicast and (mapped is None or mapped.is_global)
 
 
 class _Body:

@@ -4,6 +4,7 @@ python evaluate.py --checkpoint runs/NAME/checkpoints/best.ckpt --data.source Ma
 python evaluate.py --config configs/studies/quickstart.yaml --name jpeg
 """
 
+import dataclasses
 import inspect
 import logging
 import sys
@@ -256,6 +257,7 @@ def main(args: Sequence[str] | None = None) -> Path:
     shared = [f"--data.cache_dir={data['cache_dir']}", *as_options(options.overrides)]
     hardware = {f"trainer.{key}": options.trainer[key] for key in HARDWARE if isinstance(options.trainer[key], PLAIN)}
     hardware |= {} if options.trainer.logger else {"trainer.logger": False}
+    hardware |= {f"report.{name}": value for name, value in dataclasses.asdict(options.report).items()}  # what must not be shown is not
     check_options(detectors, folder / "detectors", shared)
     study = Study(
         detectors={

@@ -39,6 +39,7 @@ from evaluation.predictions import read_predictions, write_predictions
 from evaluation.report import Load, Part, browser, published_part, study_parts, write_report
 from evaluation.report.distributions import distributions_part
 from evaluation.report.mistakes import Pixels
+from evaluation.report.spectra import HEADING as SPECTRA
 from evaluation.report.spectra import spectra_part
 from evaluation.resampling import RESAMPLES
 from evaluation.spectra import spectra, write_peaks
@@ -198,10 +199,14 @@ def _spectra(
     """The spectra of the noise residual as figures and a table, and the report's part."""
     if original is None or not images:
         return []
-    found = spectra(frame, original, reals_from, images=images, seed=seed)
-    save_spectra(run_dir / "figures", found)
-    write_peaks(run_dir / "tables", found)
-    part = spectra_part(found)
+    try:
+        found = spectra(frame, original, reals_from, images=images, seed=seed)
+        save_spectra(run_dir / "figures", found)
+        write_peaks(run_dir / "tables", found)
+        part = spectra_part(found)
+    except Exception as error:  # an odd image must not cost the report of a whole run
+        part = Part(SPECTRA, [f"There are no spectra: {type(error).__name__}: {error}"])
+        python_warnings.warn(f"no spectra: {type(error).__name__}: {error}", stacklevel=3)
     return [] if part is None else [part]
 
 

@@ -27,6 +27,7 @@ from evaluation.spectral_peaks import Peak, find_peaks, heights_of_reals
 from evaluation.tables import write_csv
 
 IMAGES = 200  # of each generator and each source of reals
+GROUPS = 64  # generators and sources of reals; each takes seconds and some MB
 FITS = 0.9  # share of images that the side must fit
 COLUMNS = (
     *("dataset", "generator", "label", "images", "too_small", "failed", "side"),
@@ -102,11 +103,13 @@ class Spectra:
         groups: Data set by data set, its reals first, else by name.
         most: How many images of each were taken at most.
         reals_from: For a data set, the one whose reals its generators were compared with, where it is another one.
+        left_out: Generators and sources of reals beyond the `GROUPS` with most images.
     """
 
     groups: Sequence[Spectrum]
     most: int
     reals_from: Mapping[str, str]
+    left_out: int = 0
 
     @property
     def shown(self) -> list[Spectrum]:
@@ -161,7 +164,8 @@ def spectra(
         progress: Goes through the keys; a bar of tqdm's by default, on a terminal.
     """
     sources = dict(reals_from or {})
-    chosen = choose(frame, images, seed)
+    everything = choose(frame, images, seed)
+    chosen = dict(sorted(everything.items(), key=lambda item: (item[0][1], -len(item[1]), item[0]))[:GROUPS])
     tallies = {group: _Tally() for group in chosen}
     todo = [(group, key) for group, keys in chosen.items() for key in keys]
     for (group, _), powers in zip(todo, _spectra_of([key for _, key in todo], load, progress), strict=True):
@@ -172,7 +176,7 @@ def spectra(
     for group, tally in sorted(tallies.items()):
         home = sources.get(group[0], group[0])
         groups.append(_spectrum(group, tally, sides[home], reals.get(home) if group[1] else None))
-    return Spectra(groups, images, sources)
+    return Spectra(groups, images, sources, len(everything) - len(chosen))
 
 
 def choose(frame: pd.DataFrame, most: int, seed: int) -> dict[tuple[str, int, str], list[str]]:

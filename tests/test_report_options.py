@@ -67,7 +67,7 @@ def test_a_report_holds_as_many_images_as_it_may(run):
     assert "2 images" in page.text or "up to 2" in page.text
 
 
-def test_no_picture_of_an_image_leaves_the_machine_where_none_is_wanted(place, run):
+def test_no_picture_of_an_image_is_in_the_report_where_none_is_wanted(place, run):
     folder = evaluated(place, run, "none", "--report.images=0", "--report.spectra=0")
     html = (folder / "report.html").read_text()
     page = checked(html)

@@ -331,6 +331,11 @@ def adapt(job: Adaptation, reals_from: str | None, hardware: dict[str, Any]) -> 
     from workflow.study_charts import log_study, runs_of_adaptation, wants_wandb
 
     config = read_run(job.config)
+    try:
+        report = _report(job, config)
+    except (TypeError, ValueError) as error:
+        msg = f"--set report: {error}"
+        raise RunError(msg) from error
     detector, described = check_head(job.checkpoint)
     folds = new_images(job, _cache_dir(job, config))
     data = data_of(job, config, described)
@@ -364,13 +369,13 @@ def adapt(job: Adaptation, reals_from: str | None, hardware: dict[str, Any]) -> 
         parts=[changes_part(found)],
         title=f"{job.checkpoint.resolve().parent.parent.name}, adapted to {job.generator}",
         original=pipeline.originals(data.records()),
-        options=_report(job, config),
+        options=report,
         reals_from={job.dataset: source},
     )
     checkpoint = promote(checkpoints[-1], job.folder)
     if wants_wandb(job.overrides.get("trainer.logger", config["trainer"].get("logger"))):
         runs = runs_of_adaptation(job, config, dict(zip(heads, (job.checkpoint, checkpoint), strict=True)))
-        log_study(runs, frame, metrics, pipeline.pictures([data], []), concerns(data))
+        log_study(runs, frame, metrics, pipeline.pictures([data], []) if report.images else None, concerns(data))
     last = [f"New checkpoint: {checkpoint}", f"Report: {job.folder / 'report.html'}", f"All results: {job.folder}"]
     return "\n".join([text(found), *last])
 

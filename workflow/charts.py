@@ -35,14 +35,15 @@ Charts = dict[str, Callable[[], Any]]
 _STATISTICS = ("auroc", "average_precision", "balanced_accuracy", "accuracy", "tpr_at_threshold", "fpr_at_threshold")
 
 
-def log_results(trainer: Trainer, frame: pd.DataFrame, metrics: Mapping[str, Any], load: Load, folder: Path | None = None) -> None:
+def log_results(trainer: Trainer, frame: pd.DataFrame, metrics: Mapping[str, Any], load: Load | None, folder: Path | None = None) -> None:
     """Log charts and tables of the test split to the trainer's W&B loggers; no failure of theirs stops the run.
 
     Args:
         trainer: Whose loggers, and whose monitored value of the best checkpoint.
         frame: The predictions table of one detector, of any splits.
         metrics: What `metrics.json` holds.
-        load: From a key to the pictures that the detector saw. `UNDERTOW_WANDB_PICTURES=false` keeps all pictures here.
+        load: From a key and a perturbation to the pictures that the detector saw; None for no pictures.
+            `UNDERTOW_WANDB_PICTURES=false` keeps them all here, too.
         folder: The run directory: all figures under its `figures/` are logged as they are.
     """
     for logger in trainer.loggers:
@@ -85,13 +86,13 @@ def family_values(document: Mapping[str, Any]) -> dict[str, float]:
     return {name: cell["value"] for name, cell in cells.items() if cell["value"] is not None}
 
 
-def results(frame: pd.DataFrame, document: Mapping[str, Any], load: Load, folder: Path | None = None) -> dict[str, Any]:
+def results(frame: pd.DataFrame, document: Mapping[str, Any], load: Load | None, folder: Path | None = None) -> dict[str, Any]:
     """W&B's charts and tables by their logged names; one that cannot be made is left out, with a warning.
 
     Args:
         frame: Rows of one detector and the split that `document` measures.
         document: What `metrics.json` holds.
-        load: From a key to the pictures that the detector saw.
+        load: From a key and a perturbation to the pictures that the detector saw; None for no pictures.
         folder: Where the detector's figures are, all of which are sent; None for none.
     """
     clean = clean_rows(frame)
@@ -178,13 +179,18 @@ def scores(frame: pd.DataFrame, label: int) -> Any:
     return wandb.Histogram(np_histogram=(counts, edges))
 
 
-def mistakes(frame: pd.DataFrame, threshold: float | None, load: Load) -> Any:
-    """The worst mistakes, those of the report and a few more: missed fakes and false alarms in turn, the worst first."""
+def mistakes(frame: pd.DataFrame, threshold: float | None, load: Load | None) -> Any:
+    """The worst mistakes, those of the report and a few more: missed fakes and false alarms in turn, the worst first.
+
+    Without `load` there are no pictures of them.
+    """
     import wandb
 
     kinds = [worst_mistakes(frame, threshold, label, MISTAKES).assign(rank=lambda rows: range(len(rows))) for label in (1, 0)]
     rows = pd.concat(kinds).sort_values("rank", kind="stable").to_dict("records")
-    shown = {row["key"]: _pictures(row["key"], row["perturbation"], load) for row in rows} if _may_send_pictures() else {}
+    shown = {}
+    if load is not None and _may_send_pictures():
+        shown = {row["key"]: _pictures(row["key"], row["perturbation"], load) for row in rows}
     names = list(dict.fromkeys(name for pictures in shown.values() for name in pictures))
     table = wandb.Table(columns=["generator", "label", "score", "verdict", *names, "key"])
     for row in rows:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -352,6 +353,8 @@ def write_run(
     from modules.detectors.checkpoint import save_weights
     from workflow.columns import with_columns
 
+    for name in ("tables", "figures"):  # of an earlier start with other options
+        shutil.rmtree(folder / name, ignore_errors=True)
     told_of_data = data.describe()
     save_weights(detector, told_of_data, folder / "checkpoints" / "best.safetensors")
     records = [record for record in data.records() if record.key in scores]
@@ -386,7 +389,8 @@ def write_run(
     if trainer.loggers:
         from workflow.charts import log_results
 
-        log_results(trainer, frame, metrics, pictures([data], detector.pictures), folder)
+        shown = pictures([data], detector.pictures) if report is None or report.images else None
+        log_results(trainer, frame, metrics, shown, folder)
     for logger in trainer.loggers:
         logger.finalize("success")
     return metrics

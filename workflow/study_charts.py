@@ -95,7 +95,7 @@ def wants_wandb(logger: Any) -> bool:
     return str(logger).lower() in ("none", "null", "true")
 
 
-def log_study(runs: Runs, frame: pd.DataFrame, metrics: Mapping[str, Any], load: Load, warnings: Sequence[str] = ()) -> None:
+def log_study(runs: Runs, frame: pd.DataFrame, metrics: Mapping[str, Any], load: Load | None, warnings: Sequence[str] = ()) -> None:
     """Log what was measured to W&B, one run after the other; no failure of W&B's goes further than a warning. On rank 0 only.
 
     Where there is one detector, one run has all. Each run goes on where the same run directory is evaluated again.
@@ -142,7 +142,7 @@ def by_perturbation(documents: Documents) -> Any:
     )
 
 
-def _runs(runs: Runs, rows: pd.DataFrame, metrics: Mapping[str, Any], load: Load, warnings: Sequence[str]) -> Iterator[_Run]:
+def _runs(runs: Runs, rows: pd.DataFrame, metrics: Mapping[str, Any], load: Load | None, warnings: Sequence[str]) -> Iterator[_Run]:
     """The run of each detector, and that of all where there are several, which is the run directory's own."""
     documents = documents_of(metrics, next(iter(runs.detectors)))
     figures = runs.folder / "figures"
@@ -162,7 +162,7 @@ def _runs(runs: Runs, rows: pd.DataFrame, metrics: Mapping[str, Any], load: Load
 
 
 def _of_one(
-    document: Mapping[str, Any], rows: pd.DataFrame, load: Load, figures: Path, more: Callable[[], dict[str, Any]] = dict
+    document: Mapping[str, Any], rows: pd.DataFrame, load: Load | None, figures: Path, more: Callable[[], dict[str, Any]] = dict
 ) -> dict[str, Any]:
     return values(document) | charts.results(rows, document, load, figures) | more()
 

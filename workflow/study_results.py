@@ -89,7 +89,9 @@ def write_study(
         options=study.report,
     )
     if config is not None:
-        study_charts.log_study(study_charts.runs_of(study, results, folder, config), frame, metrics, load, warnings)
+        study_charts.log_study(
+            study_charts.runs_of(study, results, folder, config), frame, metrics, load if study.report.images else None, warnings
+        )
     documents = documents_of(metrics, next(iter(thresholds)))
     told_of = [] if targets is None else [compared.text(targets, compared.compare(targets, documents, settings))]
     told_of += [

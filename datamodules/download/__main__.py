@@ -46,8 +46,22 @@ def parser() -> argparse.ArgumentParser:
     add("list", type=Path, metavar="LIST", help="table of addresses (.csv, .parquet, .jsonl), or a folder of such")
     add("--output", type=Path, required=True, metavar="FOLDER", help="where everything goes")
     add("--url", default="url", metavar="COLUMN", help="column of the addresses (default: url)")
-    add("--columns", nargs="+", default=[], metavar="FIELD=COLUMN", help=f"columns of other names; FIELD is one of {', '.join(FIELDS)}")
-    add("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="what holds for rows that do not say it, for example label=real")
+    add(
+        "--columns",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=COLUMN",
+        help=f"columns of other names; FIELD is one of {', '.join(FIELDS)}",
+    )
+    add(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="what holds for rows that do not say it, for example label=real",
+    )
     add("--image", nargs="+", action="extend", default=[], metavar="COLUMN:LABEL[:GENERATOR]", help=_IMAGE_HELP)
     add("--keep", choices=("images", "groups"), default="images", help="groups: only those of which every image arrived (default: images)")
     add("--retry_failed", action="store_true", help="ask again for what failed in earlier runs")

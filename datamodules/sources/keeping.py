@@ -64,7 +64,7 @@ class Keeper:
         Raises:
             DataError: The folder cannot be written or read.
         """
-        with lock(self.folder.with_suffix(".lock")):
+        with lock(self.folder.with_name(f"{self.folder.name}.lock")):
             for inner in self.folder.glob("images/*"):
                 remove_leftovers(inner)
             self.parts = {part.unit: part for part in self._journalled()}

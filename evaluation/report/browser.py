@@ -69,12 +69,15 @@ def browser(
         load: From a key and a perturbation to what the detectors saw. Where it fails the browser says so.
         split: The split that was measured, which is shown first; None where all were.
         images: How many images at most; of more, half are those that the detectors get most wrong, half are drawn by chance.
-        megabytes: Bytes of pictures that a click shows, in 10⁶ and before their encoding as text, in the order of that choice. Thumbnails
-            do not count.
+        megabytes: Bytes of pictures that a click shows, in 10⁶ and before their encoding as text, in the order of that choice, of all
+            images under the first perturbation before any under the next. Thumbnails do not count.
         seed: Of what is drawn by chance.
     """
     table = frame.assign(split=frame["split"].fillna(""))
     order = ranked(table, seed)
+    if split is not None:  # what was measured comes first: the page opens with it, and its tables lead there
+        measured = set(map(tuple, table.loc[table["split"] == split, _IMAGE].drop_duplicates().to_numpy().tolist()))
+        order.sort(key=lambda image: image not in measured)
     notes = []
     if len(order) > images:
         notes.append(
@@ -89,7 +92,7 @@ def browser(
     where = {image: number for number, image in enumerate(shown)}
     seen = set(zip(table["dataset"], table["key"], table["perturbation"], strict=True))
     thumbs, problems = _thumbnails(shown, perturbations, seen, load)
-    wanted = [(where[image], place) for image in order for place, name in enumerate(perturbations) if (*image, name) in seen]
+    wanted = [(where[image], place) for place, name in enumerate(perturbations) for image in order if (*image, name) in seen]
     pictures, is_full = _pictures(wanted, shown, perturbations, load, megabytes)
     if problems:
         reason, count = problems.most_common(1)[0]

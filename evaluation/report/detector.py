@@ -166,5 +166,6 @@ def _answers(name: str, clean: pd.DataFrame, threshold: float, reals_from: Mappi
 
 
 def _linked(name: str, source: str, right: bool, count: int, with_browser: bool) -> Text:
-    href = images_of(detector=name, source=source, answer="right" if right else "wrong") if with_browser and count else ""
+    view = {"detector": name, "source": source.removesuffix(" (real)"), "answer": "right" if right else "wrong"}
+    href = images_of(**view | ({"label": "0"} if source.endswith(" (real)") else {})) if with_browser and count else ""
     return Text(f"{count:,}", href=href, sort=count)

@@ -6,7 +6,7 @@ from evaluation.figures.spectra import MOST, chosen, spectra_figure, spectrum_pr
 from evaluation.figures.theme import ON_LIGHT
 from evaluation.report.parts import Cell, Chart, Grid, Part, Text, drawn, drawn_twice
 from evaluation.rows import one_line
-from evaluation.spectra import Spectra, Spectrum
+from evaluation.spectra import GROUPS, Spectra, Spectrum
 from evaluation.spectral_peaks import ABOVE_REALS, LEAST_HEIGHT, LEAST_IMAGES, PEAKS, Peak
 
 HEADING = "Spectra of the noise residual"
@@ -91,6 +91,8 @@ def _rule(found: Spectra) -> str:
 
 def _left_out(found: Spectra) -> list[str]:
     said = []
+    if found.left_out:
+        said.append(f"Left out are {found.left_out:,} generators or sources of reals with fewer images than these {GROUPS}.")
     if small := sum(group.too_small for group in found.groups):
         said.append(f"Left out because they are smaller than the side that most images fit: {small:,}.")
     if failed := sum(group.failed for group in found.groups):

@@ -55,7 +55,8 @@ def test_a_path_on_the_hub_is_read_only_below_its_repository(monkeypatch):
     monkeypatch.setattr("datasets.utils.file_utils.xopen", lambda path, _: read.append(path) or io.BytesIO(b"x"))
     assert opened.content({"bytes": None, "path": "hf://datasets/owner/name@abc/x.png"}) == b"x"
     assert opened.content({"bytes": None, "path": "zip://x.png::hf://datasets/owner/name@abc/x.zip"}) == b"x"
-    for path in ("/etc/passwd", "hf://datasets/owner/name2@abc/x.png", "https://x.y/z.png", "hf://datasets/owner/name@abc/../x"):
+    chained = [f"{first}::hf://datasets/owner/name@abc/x.png" for first in ("/etc/hostname", "http://127.0.0.1/x", "zip://a::/etc/hosts")]
+    for path in (*chained, "/etc/passwd", "hf://datasets/owner/name2@abc/x.png", "https://x.y/z.png", "hf://datasets/owner/name@abc/../x"):
         with pytest.raises(ValueError, match="outside of the data set"):
             opened.content({"bytes": None, "path": path})
     assert len(read) == 2

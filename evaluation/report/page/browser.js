@@ -2,6 +2,7 @@
 
 const FRAGMENT = "images", PAGE_SIZE = 60;
 const CONTROLS = ["detector", "sort", "dataset", "source", "label", "answer", "perturbation", "split", "from", "to", "text"];
+const GROUP = "group:"; // before the whole name of a group
 const PAUSE = 150; // milliseconds without a key before a text is looked for
 let data = null, standard = {}, allOf = [], rows = [], asked = "", page = 0, focused = 0, waiting = 0;
 const chunks = {};
@@ -51,9 +52,15 @@ function ranks(detector, under) {
   const scores = data.scores[detector][under];
   const order = scores.map((value, image) => [value, image]).filter(([value]) => value !== null).sort(([a], [b]) => a - b);
   const found = new Array(scores.length).fill(null);
-  order.forEach(([, image], place) => { found[image] = place / Math.max(1, order.length - 1); });
+  for (let start = 0, end; start < order.length; start = end) {
+    for (end = start; end < order.length && order[end][0] === order[start][0]; ) end++;
+    const place = (start + end - 1) / 2 / Math.max(1, order.length - 1); // equal scores stand at one place
+    for (let each = start; each < end; each++) found[order[each][1]] = place;
+  }
   return found;
 }
+const known = {};
+const rankOf = (detector, row) => (known[`${detector}@${row.under}`] ??= ranks(detector, row.under))[row.image];
 
 function orderBy(wanted) {
   const detector = data.detectors.findIndex(({ name }) => name === wanted.detector);
@@ -62,9 +69,8 @@ function orderBy(wanted) {
   if (wanted.sort === "low") return one;
   if (wanted.sort === "source") return null;
   if (wanted.sort === "apart") {
-    const all = data.detectors.map((_, each) => data.perturbations.map((__, under) => ranks(each, under)));
     return (row) => {
-      const found = all.map((each) => each[row.under][row.image]).filter((value) => value !== null);
+      const found = data.detectors.map((_, each) => rankOf(each, row)).filter((value) => value !== null);
       return found.length < 2 ? null : Math.min(...found) - Math.max(...found);
     };
   }
@@ -81,6 +87,7 @@ function matching(wanted) {
   const bounded = wanted.from !== "" || wanted.to !== "", text = wanted.text.toLowerCase();
   const answers = { wrong: ["missed", "false alarm"], right: ["right"], missed: ["missed"], alarm: ["false alarm"] }[wanted.answer];
   const { images, names } = data;
+  const group = text.startsWith(GROUP) ? text.slice(GROUP.length) : null;
   return (row) => {
     const { image } = row;
     if (under >= 0 && row.under !== under) return false;
@@ -92,6 +99,7 @@ function matching(wanted) {
       if (value === null || value < low || value > high) return false;
     }
     if (!text) return true;
+    if (group !== null) return names.group[images.group[image]].toLowerCase() === group;
     return [images.path[image], images.key[image], names.group[images.group[image]]].some((each) => each.toLowerCase().includes(text));
   };
 }
@@ -121,7 +129,9 @@ function fragment(wanted, image = "", at = 0) {
 }
 
 function remember(image = "") {
-  history.replaceState(null, "", fragment(wantedNow(), image, page));
+  try {
+    history.replaceState(null, "", fragment(wantedNow(), image, page));
+  } catch { /* browsers allow about 100 in half a minute: the next one says it */ }
 }
 
 function tile(row, place, detector) {
@@ -160,7 +170,10 @@ function draw() {
   $("count").textContent = rows.length ? `${total} ${several ? "images and perturbations" : "images"}: ${kinds}.` : "No image is like that: widen a filter, or show all.";
   $("page").textContent = `Page ${page + 1} of ${pages}`;
   $("before").disabled = page === 0;
+  const active = document.activeElement;
   $("after").disabled = page >= pages - 1;
+  if (active === $("after") && active.disabled) $("before").focus();
+  if (active === $("before") && active.disabled) $("after").focus();
 }
 
 function refresh() {
@@ -207,7 +220,8 @@ function fill(name, values, all) {
 function setControls(wanted) {
   const form = $("filters").elements;
   for (const name of CONTROLS) {
-    form[name].value = wanted[name] ?? standard[name];
+    const told = wanted[name] ?? standard[name];
+    if (form[name].value !== told) form[name].value = told; // else a number that is being typed would be written anew
     if (form[name].tagName === "SELECT" && form[name].selectedIndex < 0) form[name].value = standard[name];
   }
   const answered = data.detectors.find(({ name }) => name === form.detector.value).threshold !== null;
@@ -230,6 +244,7 @@ function follow() {
     viewed.place = null;
     $("viewer").close();
   }
+  $(FRAGMENT).focus({ preventScroll: true });
   $(FRAGMENT).scrollIntoView();
   if (image) lookAt(image);
   return true;

@@ -56,7 +56,9 @@ function sortableTables() {
       head.append(button);
       button.addEventListener("click", () => {
         // Names first from A, numbers first from the largest.
-        const first = column === 0 ? "ascending" : "descending", second = column === 0 ? "descending" : "ascending";
+        const values = [...table.tBodies[0].rows].map((row) => sortValue(row.cells[column]));
+        const numbers = values.some((value) => typeof value === "number");
+        const first = numbers ? "descending" : "ascending", second = numbers ? "ascending" : "descending";
         const way = head.getAttribute("aria-sort") === first ? second : first;
         heads.forEach((other) => other.removeAttribute("aria-sort"));
         head.setAttribute("aria-sort", way);

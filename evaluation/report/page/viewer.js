@@ -121,7 +121,9 @@ function pictures(row) {
   if (views) return [make("div", { className: "views" }, ...Object.entries(views).map(([name, text]) => figure(name.replaceAll("_", " "), text)))];
   const small = thumbnail(row.image);
   if (!small) return [make("p", { className: "soft" }, "There is no picture of this image.")];
-  return [make("div", { className: "views" }, figure("thumbnail", small)), make("p", { className: "soft" }, "Of this one the report holds the thumbnail only.")];
+  const first = data.perturbations.findIndex((_, under) => data.detectors.some((__, detector) => score(detector, { image: row.image, under }) !== null));
+  const under = first < 0 || first === row.under ? "" : `, of the image under ${data.perturbations[first]}`;
+  return [make("div", { className: "views" }, figure("thumbnail", small)), make("p", { className: "soft" }, `Of this one the report holds a thumbnail only${under}.`)];
 }
 
 function factsOf(row) {
@@ -129,7 +131,7 @@ function factsOf(row) {
   const facts = { file: images.path[row.image] || "–", key: images.key[row.image], family: names.family[images.family[row.image]], split: names.split[images.split[row.image]] || "–" };
   const list = make("dl", { className: "facts" }, ...Object.entries(facts).flatMap(([name, text]) => [make("dt", {}, name), make("dd", {}, text)]));
   if (group) {
-    const href = fragment({ ...standard, detector: wantedNow().detector, text: group });
+    const href = fragment({ ...standard, detector: wantedNow().detector, text: GROUP + group });
     list.append(make("dt", {}, "group"), make("dd", {}, make("a", { href, title: "All images of this group" }, group)));
   }
   return list;
@@ -175,6 +177,8 @@ function startViewer() {
   $("viewer").addEventListener("click", (event) => { if (event.target === $("viewer")) $("viewer").close(); });
   $("viewer").addEventListener("keydown", (event) => {
     if (viewed.place === null || event.altKey || event.ctrlKey || event.metaKey) return;
+    const box = event.target.closest(".scroll");
+    if (box && box.scrollWidth > box.clientWidth) return; // the keys scroll it
     if (event.key === "ArrowLeft") look(viewed.place - 1);
     if (event.key === "ArrowRight") look(viewed.place + 1);
   });

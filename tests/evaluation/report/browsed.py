@@ -151,7 +151,7 @@ def known():
         names = np.where(called == rows["label"], "right", np.where(rows["label"] == 1, "missed", "false alarm"))
         rows[f"answer {name}"] = np.where(called == -1, "", names)
         order = rows.groupby("perturbation")[f"score {name}"]
-        rows[f"rank {name}"] = (order.rank(method="first") - 1) / (order.transform("count") - 1)
+        rows[f"rank {name}"] = (order.rank(method="average") - 1) / (order.transform("count") - 1)
     return rows[rows[[f"exact {name}" for name in THRESHOLDS]].notna().any(axis=1)].reset_index(drop=True)
 
 

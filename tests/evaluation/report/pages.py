@@ -56,7 +56,10 @@ def checked(html):
     [policy] = [value for value in page.values("content", "meta") if "default-src" in value]
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert rules == {"default-src": "'none'", "img-src": "data:", "style-src": "'unsafe-inline'", "script-src": f"'sha256-{digest}'"}
+    assert rules == {"default-src": "'none'", "img-src": "data:", "style-src": "'unsafe-inline'", "script-src": f"'sha256-{digest}'"} | {
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
     assert page.values("type", "script") == ["application/json"] * len(page.data)
     for data in page.data:
         json.loads(data)

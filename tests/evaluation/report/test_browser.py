@@ -207,7 +207,7 @@ def test_pictures_keep_to_their_room_and_stand_in_the_order_of_the_choice(megaby
     data, thumbnails, chunks = read(found)
     names = [name for chunk in chunks for name in chunk]
     where = index_of(data)
-    wanted = [f"{where[image]}@{place}" for image in ranked(table, 0) for place in range(2)]
+    wanted = [f"{where[image]}@{place}" for place in range(2) for image in ranked(table, 0)]
     assert encoded_bytes(chunks) <= megabytes * 1e6
     assert names == wanted[: len(names)]
     assert len(names) < 30

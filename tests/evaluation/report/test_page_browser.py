@@ -154,6 +154,15 @@ def test_a_reader_chooses_and_types(visit, known):
     assert told(page)["image"] == rows["address"].iloc[0]
 
 
+def test_a_number_is_not_written_anew_while_it_is_typed(visit, known):
+    page, rows = visit(), usual(known)
+    field = page.get_by_label("Score from")
+    field.press_sequentially("-1.5", delay=200)  # slower than the page waits
+    assert field.input_value() == "-1.5"
+    page.wait_for_timeout(300)
+    check(page, ordered(rows[rows[f"score {PROBE}"] >= -1.5]))
+
+
 def test_a_detector_without_a_threshold_calls_nothing_and_says_so(visit, known):
     page, rows = visit(), usual(known)
     choose(page, answer="wrong")

@@ -61,11 +61,11 @@ def test_every_score_probability_and_answer_is_that_of_the_table():
     parts = [
         clean.assign(detector=name, perturbation=under, score=rng.normal(size=len(clean)) * 1e3, probability=likely)
         for name, likely in (("x", rng.random(len(clean))), ("y", np.nan))
-        for under in ("jpeg_40", CLEAN)
+        for under in ("webp_50", CLEAN, "jpeg_40")
     ]
     table = pd.concat(parts, ignore_index=True).sample(frac=1, random_state=0)
     data, _, _ = read(browser(table, {"x": 12.5, "y": None}, tiny))
-    assert data["perturbations"] == [CLEAN, "jpeg_40"]
+    assert data["perturbations"] == [CLEAN, "jpeg_40", "webp_50"]
     thresholds = {each["name"]: each["threshold"] for each in data["detectors"]}
     assert thresholds == {"x": 12.5, "y": None}
     where, names = index_of(data), list(thresholds)

@@ -83,8 +83,8 @@ def test_a_head_of_families_is_in_all_that_a_run_leaves(family):
             assert min(drawn.size) > 100
         assert (family / "figures" / f"{name}.svg").read_text().lstrip().startswith("<?xml")
     page = (family / "report.html").read_text()
-    assert "<h3>Classes</h3>" in page
-    assert "<h3>Map of the embeddings</h3>" in page
+    assert "<h2>Classes</h2>" in page
+    assert "<h2>Map of the embeddings</h2>" in page
     assert "Trained to tell real images and 2 families apart: gan, latent-diffusion." in page
     points = pd.read_csv(family / "tables" / "embedding_map.csv")
     assert set(points.key) == set(rows_of(family).index)

@@ -47,7 +47,7 @@ def test_saved_as_png_and_svg(tmp_path):
 def test_figures_by_perturbation_and_of_detectors_are_saved(tmp_path):
     tables = {"none": usual_table(), "jpeg_40": usual_table().assign(score=1.0)}
     written = save_figures_by_perturbation(tmp_path / "probe", tables, 0.5) + save_figure_of_detectors(tmp_path, tables)
-    names = ("probe/roc_by_perturbation", "probe/scores_by_perturbation", "roc_of_detectors")
+    names = ("probe/roc_by_perturbation", "probe/scores_by_perturbation", "roc_of_detectors", "roc_of_detectors_log")
     assert {str(path.relative_to(tmp_path)) for path in written} == {f"{name}.{suffix}" for name in names for suffix in ("png", "svg")}
     for path in written:
         if path.suffix == ".png":

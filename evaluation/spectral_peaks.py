@@ -11,7 +11,7 @@ under a window their neighbours have a little less than 2 n: 2 n / (1 + r²), wh
 three are where upsampling by two leaves its peaks, so this matters. The limit is the quantile of that chi-square, over its median, at
 0.05 / K for the K frequencies that are searched (Bonferroni), so a spectrum of noise has a peak in about 1 of 20 cases. Two things are
 not in that: the window makes neighbours alike, so that there are fewer chances than K, and the median of so few, alike surroundings is
-itself uncertain, which makes chance exceed the limit more often. Simulated (200 spectra a case), white noise exceeds it in 2 to 6% of
+itself uncertain, which makes chance exceed the limit more often. Simulated (60 to 200 spectra a case), white noise exceeds it in 2 to 6% of
 spectra (sides of 32 and 64, 10 to 200 images), the residual of white noise, of 20 images, in 3 to 4% at sides of 64 and 128 and in 12% at
 32, for there 9 frequencies are so much of the spectrum that its smooth bends count. What bends is below 1 dB, so a peak is besides at
 least 3 dB high, twice its surroundings: from about 40 equivalent images on that is the stricter rule.

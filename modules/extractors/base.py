@@ -11,8 +11,8 @@ from modules.settings import settings_of
 
 Features = dict[str, Tensor]
 
-# Constructor arguments that change no number: no part of a fingerprint.
-MEMORY_ONLY = ("rows_at_once",)
+# Constructor arguments that say how numbers are computed, not which: no part of a fingerprint.
+EXECUTION_ONLY = ("rows_at_once", "cuda_graphs", "compile_after")
 
 
 class Extractor(nn.Module, ABC):
@@ -40,7 +40,7 @@ class Extractor(nn.Module, ABC):
 
     def identity(self) -> dict[str, Any]:
         """The settings that change a number: what the cache's fingerprint covers."""
-        return settings_of(self, skip=MEMORY_ONLY, with_idle=False)
+        return settings_of(self, skip=EXECUTION_ONLY, with_idle=False)
 
     @property
     def weights(self) -> dict[str, str | None]:

@@ -11,6 +11,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from datamodules.sources.photographs import load, photographs, random_crop
 from modules.diffusion import LatentDiffusion
+from modules.diffusion.latent_diffusion import TEXT_ROWS
 from modules.errors import ModelError
 from modules.extractors import InversionExtractor
 from modules.images import psnr, to_uint8
@@ -69,9 +70,48 @@ def test_equal_prompts_are_embedded_once(model, monkeypatch):
         model.text_encoder, "forward", lambda ids, *args, **kwargs: (rows.append(len(ids)), forward(ids, *args, **kwargs))[1]
     )
     embeddings = model.embed(PROMPTS)
-    assert rows == [2]
+    assert rows == [TEXT_ROWS]  # two prompts and empty ones behind them: always as many
     assert torch.equal(embeddings[0], embeddings[2])
     assert not torch.equal(embeddings[0], embeddings[1])
+    assert torch.equal(model.embed(PROMPTS[::-1])[1], embeddings[1])
+    assert rows == [TEXT_ROWS], "prompts that are remembered are not embedded again"
+
+
+def test_a_prompt_s_embedding_does_not_depend_on_its_neighbours(model):
+    """Or an image would have other features in another batch, and after another one."""
+    among = model.embed([f"number {i}" for i in range(TEXT_ROWS + 3)] + ["a photo"])[-1]
+    model._embedded.clear()
+    assert torch.equal(model.embed(["a photo"])[0], among)
+
+
+def test_prompts_are_forgotten_when_there_are_many_or_the_networks_move(model, monkeypatch):
+    monkeypatch.setattr("modules.diffusion.latent_diffusion.PROMPTS_KEPT", 2)
+    many = [f"prompt {i}" for i in range(5)]
+    assert len(model.embed(many)) == 5
+    model.embed(["", "another"])
+    assert list(model._embedded) == ["", "another"]
+    half = LatentDiffusion.from_pretrained(MODEL)
+    half.embed([""])
+    assert half.to(torch.float64).embed([""]).dtype == torch.float64
+
+
+def test_guidance_embeds_the_empty_prompt_once(model, images, monkeypatch):
+    calls = count(monkeypatch, model, "_embed")
+    model._embedded.clear()
+    with torch.no_grad():
+        model.denoise(torch.randn(2, 4, 16, 16), model.embed(["a cat", "a dog"]), 5, guidance=3.0)
+    assert len(calls) == 2
+
+
+def test_pictures_go_through_the_autoencoder_in_parts_that_fit(model, images, monkeypatch):
+    with torch.no_grad():
+        latents = model.encode(images)
+        pictures = model.decode(latents)
+        monkeypatch.setattr("modules.diffusion.latent_diffusion.PIXELS_AT_ONCE", 2 * images[0, 0].numel())
+        sizes = count(monkeypatch, model.vae, "decode")
+        assert (model.encode(images) - latents).abs().max() <= 1e-5
+        assert (model.decode(latents) - pictures).abs().max() <= 1e-5
+    assert sizes == [2, 1]
 
 
 def count(monkeypatch, owner, name):

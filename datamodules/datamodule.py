@@ -48,8 +48,8 @@ class FeatureDataModule(pl.LightningDataModule):
         cache_dir: Root of the feature cache, shared by all runs.
         batch_size: Samples a training or evaluation batch, on each process.
         num_workers: Processes that read cached features; reading is quick, so none are needed for small features.
-        extract_batch_size: Images an extraction batch.
-        extract_workers: Processes that decode images during extraction.
+        extract_batch_size: Images an extraction batch; by default 64 on a GPU, else 16. Where memory is too small it is halved.
+        extract_workers: Processes that decode images during extraction, on each rank; by default up to 8 beside a GPU, else none.
         val_fraction: Share of the groups for validation, where the source gives no splits.
         test_fraction: Share of the groups for the test.
         split_seed: Seed of the split and of `limit`.
@@ -84,8 +84,8 @@ class FeatureDataModule(pl.LightningDataModule):
         cache_dir: str = "cache",
         batch_size: int = 64,
         num_workers: int = 0,
-        extract_batch_size: int = 16,
-        extract_workers: int = 0,
+        extract_batch_size: int | None = None,
+        extract_workers: int | None = None,
         val_fraction: float = 0.15,
         test_fraction: float = 0.25,
         split_seed: int = 0,

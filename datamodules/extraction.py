@@ -1,6 +1,8 @@
 """Extraction of features as a Lightning prediction whose results go to shards."""
 
+import contextlib
 import logging
+import os
 import signal
 import time
 from collections.abc import Sequence
@@ -12,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.batches import BatchExtraction, Extracted, ExtractionBatch, ImageDataset, check_wanted, collate
+from datamodules.behind import Behind
 from datamodules.cache import FeatureCache, caption_hash
 from datamodules.duplicates import PerceptualHashes
 from datamodules.errors import DataError
@@ -35,6 +38,10 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+BATCH, BATCH_ON_GPU = 16, 64  # images an extraction batch, unless it is told otherwise; where memory is too small it is halved
+FEW = 256  # images for which no process is worth starting
+MOST_DECODERS = 8  # decode some thousand images a second
 
 
 class ExtractionModule(pl.LightningModule):
@@ -63,7 +70,7 @@ class ExtractionModule(pl.LightningModule):
 
 
 class ShardWriting(pl.Callback):
-    """Writes each rank's results to shards of its own, and at the end the manifest.
+    """Writes each rank's results to shards of its own while the next batches are computed, and at the end the manifest.
 
     On SIGTERM or Ctrl-C each rank finishes its shard, so that only the running batch is lost.
 
@@ -92,6 +99,7 @@ class ShardWriting(pl.Callback):
         self.facts = Facts(cache.folder.parent.parent)
         self.stop = GracefulStop()
         self.writer: ShardWriter | None = None
+        self.behind = Behind(self._write)
         self.started = 0.0
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -107,31 +115,37 @@ class ShardWriting(pl.Callback):
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Append a batch's samples and failures."""
+        """Hand a batch's samples and failures over to be written."""
         if self.writer is None or not isinstance(outputs, Extracted):
             return
         if outputs.features:
             check_wanted(self.wanted, list(outputs.features), self.cache.extractor)
         with self.stop.held():
-            for failure in outputs.batch.failures:
-                self.writer.fail(failure)
-            for i, record in enumerate(outputs.batch.records):
-                self.writer.add(
-                    record.key,
-                    {name: tensor[i].numpy() for name, tensor in outputs.features.items()},
-                    record.to_dict() | {"prompt": outputs.prompts[i]},
-                    caption_hash(record, self.cache.extractor),
-                    {name: float(tensor[i]) for name, tensor in outputs.diagnostics.items()},
-                )
-            self.looks.remember(outputs.batch.looks)
-            perturbation = self.cache.settings["perturbation"]
-            self.facts.remember({(content, perturbation): facts for content, facts in outputs.batch.facts.items()})
+            self.behind.put(outputs)
+
+    def _write(self, outputs: Extracted) -> None:
+        """Append a batch's samples and failures."""
+        assert self.writer is not None
+        for failure in outputs.batch.failures:
+            self.writer.fail(failure)
+        for i, record in enumerate(outputs.batch.records):
+            self.writer.add(
+                record.key,
+                {name: tensor[i].numpy() for name, tensor in outputs.features.items()},
+                record.to_dict() | {"prompt": outputs.prompts[i]},
+                caption_hash(record, self.cache.extractor),
+                {name: float(tensor[i]) for name, tensor in outputs.diagnostics.items()},
+            )
+        self.looks.remember(outputs.batch.looks)
+        perturbation = self.cache.settings["perturbation"]
+        self.facts.remember({(content, perturbation): facts for content, facts in outputs.batch.facts.items()})
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Finish the last shard; when all ranks have, rank 0 writes the manifest and says what came of it."""
         if self.writer is None:
             return
         with self.stop.held():
+            self.behind.finish()
             self.writer.finish()
         try:
             written = int(trainer.strategy.reduce(torch.tensor(self.writer.written, device=pl_module.device), reduce_op="sum"))
@@ -160,6 +174,8 @@ class ShardWriting(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Keep the batches that were complete. No rank waits for another here, but the main process for those that it started."""
         if self.writer is not None:
+            with contextlib.suppress(Exception):  # it is the exception that ends this, or would hide that one
+                self.behind.finish()
             self.writer.finish()
         if self.stop.received is None:
             return
@@ -205,7 +221,32 @@ def check_captions(records: Sequence[Record], extractor: Extractor) -> None:
         raise DataError(msg)
 
 
-def extraction_loader(records: Sequence[Record], cache: FeatureCache, batch_size: int, workers: int, ranks: int = 1) -> DataLoader[Any]:
-    """Loader of the images that have no features yet, for so many ranks."""
+def extraction_loader(
+    records: Sequence[Record], cache: FeatureCache, batch_size: int | None, workers: int | None, ranks: int = 1
+) -> DataLoader[Any]:
+    """Loader of the images that have no features yet.
+
+    Args:
+        records: Which.
+        cache: Where their features belong.
+        batch_size: Images a batch; as many as usually pay on this hardware where None.
+        workers: Processes that decode; as many as this machine has room for where None.
+        ranks: Processes that share the images.
+    """
     dataset = ImageDataset(records, cache.extractor, cache.settings["perturbation"], ranks)
-    return DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=collate)
+    on_gpu = torch.cuda.is_available()
+    size = batch_size or (BATCH_ON_GPU if on_gpu else BATCH)
+    workers = decoders(len(dataset) // ranks) if workers is None else workers
+    return DataLoader(dataset, batch_size=size, num_workers=workers, collate_fn=collate, pin_memory=on_gpu)
+
+
+def decoders(images: int) -> int:
+    """How many processes decode for one rank: none for a handful of images, and none where the network itself needs the processor.
+
+    Args:
+        images: That the rank decodes.
+    """
+    if not torch.cuda.is_available() or images < FEW:
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MOST_DECODERS, cores // max(1, torch.cuda.device_count()) - 1))

@@ -17,7 +17,7 @@ from modules.images import to_unit
 
 TEXT_ROWS = 8  # prompts that the text encoder takes at once, always as many: a prompt's embedding never depends on its neighbours
 PROMPTS_KEPT = 256  # embeddings of the latest prompts; those of Stable Diffusion take 30 MB in bfloat16
-PIXELS_AT_ONCE = 32 * 512 * 512  # that the VAE takes at once: its activations are 60 times as large as the images
+PIXELS_AT_ONCE = 16 * 512 * 512  # that the VAE takes at once: its activations are 60 times as large as the images
 
 # What `model_index.json` may name for each part. Other pipelines (two text encoders, transformers) need other conditioning.
 SUPPORTED_PARTS = {"vae": "AutoencoderKL", "unet": "UNet2DConditionModel", "text_encoder": "CLIPTextModel"}

@@ -1,7 +1,9 @@
 """Extraction: what is missing and nothing else, failures recorded, features that do not depend on batch or order."""
 
 import json
+import os
 import shutil
+import threading
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -14,10 +16,11 @@ from datamodules.batches import ImageDataset
 from datamodules.datamodule import FeatureDataModule
 from datamodules.duplicates import PerceptualHashes, perceptual_hash
 from datamodules.errors import DataError
-from datamodules.extraction import ExtractionModule, check_captions
+from datamodules.extraction import ExtractionModule, check_captions, extraction_loader
 from datamodules.facts import Facts, facts_of_pixels
 from datamodules.perturbations import perturbation as named
 from datamodules.records import Record, seed_of
+from datamodules.shards import ShardError, ShardWriter
 from datamodules.sources import ManifestSource
 from modules.errors import UnusableImageError
 from modules.extractors import ImageExtractor
@@ -406,3 +409,55 @@ def test_what_only_a_data_set_needs_is_not_made_for_verdicts(monkeypatch, tmp_pa
     plain = ImageDataset([record], ImageExtractor(), "none", noted=False)[0]
     assert torch.equal(plain.pixels, noted.pixels)
     assert not plain.facts
+
+
+def test_batches_are_written_while_the_next_ones_are_computed(data_set, monkeypatch):
+    """The network must not wait for the disk: the second batch begins before the first one is written."""
+    events, may_write = [], threading.Event()
+    compute, add = NoiseExtractor.forward, ShardWriter.add
+
+    def forward(self, images, prompts, seeds):
+        events.append("computed")
+        if events.count("computed") == 2:
+            may_write.set()
+        return compute(self, images, prompts, seeds)
+
+    def slow(self, *sample):
+        assert may_write.wait(60)
+        events.append("written")
+        add(self, *sample)
+
+    monkeypatch.setattr(NoiseExtractor, "forward", forward)
+    monkeypatch.setattr(ShardWriter, "add", slow)
+    data = data_set()
+    extract(data)
+    assert events[:2] == ["computed", "computed"]
+    assert events.count("written") == len(data.reader)
+
+
+def test_a_disk_that_fails_ends_the_extraction_with_its_sentence(data_set, monkeypatch):
+    def full(self, *sample):
+        raise ShardError("features cannot be written: the disk is full")
+
+    monkeypatch.setattr(ShardWriter, "add", full)
+    with pytest.raises(ShardError, match="the disk is full"):
+        extract(data_set())
+
+
+@pytest.mark.parametrize(
+    ("gpu", "images", "given", "expected"),
+    [
+        (False, 10_000, (None, None), (16, 0)),
+        (True, 10, (None, None), (64, 0)),
+        (True, 10_000, (None, None), (64, 3)),
+        (True, 9, (5, 2), (5, 2)),
+    ],
+)
+def test_batches_and_decoders_fit_the_machine(data_set, monkeypatch, gpu, images, given, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2 * gpu)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
+    cache = data_set().cache
+    loader = extraction_loader([None] * images, cache, *given)
+    assert (loader.batch_size, loader.num_workers) == expected
+    assert loader.pin_memory == gpu

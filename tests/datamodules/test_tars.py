@@ -1,15 +1,18 @@
 """ShardsSource: shards as webdataset and img2dataset write them, their names, fields and resuming; row 12 on images."""
 
+import io
 import json
+import logging
 import tarfile
 from pathlib import Path
 
 import pytest
+import tqdm
 import webdataset
 
 from datamodules.errors import DataError
 from datamodules.sources import ShardsSource
-from datamodules.sources.tars import source as module
+from datamodules.sources.tars import reading as module
 from tests.datamodules.tars import IMG2DATASET, by_hand, contents, img2dataset, member, picture
 
 
@@ -83,6 +86,27 @@ def test_done_shards_are_not_read_again(tmp_path, monkeypatch):
     records = ShardsSource(str(tmp_path / "set"), **IMG2DATASET).records(tmp_path / "cache")
     assert read == ["1.tar", "2.tar"], "the changed one and the new one"
     assert contents(records) == [picture(seed, "JPEG") for seed in (0, 1, 7, 4, 5)]
+
+
+def test_how_far_it_is_and_where_the_images_are(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    bars = {}
+
+    class Bar(tqdm.tqdm):
+        def close(self):
+            bars.setdefault(self.desc, (self.unit, self.n, self.total))
+            super().close()
+
+    # The bars count only where they are drawn, on a terminal.
+    monkeypatch.setattr(tqdm, "tqdm", lambda *args, **kwargs: Bar(*args, **kwargs | {"disable": False, "file": io.StringIO()}))
+    shard = img2dataset(tmp_path / "set" / "0.tar", range(4))
+    source = ShardsSource(str(shard), **IMG2DATASET)
+    source.records(tmp_path / "cache")
+    assert bars["Reading shards: "] == ("shard", 1, 1)
+    [(unit, read, size)] = [bar for name, bar in bars.items() if name.endswith("set/0.tar: ")]
+    assert (unit, size) == ("B", shard.stat().st_size)
+    assert size - tarfile.RECORDSIZE < read <= size, "what fills the last record is not read"
+    assert f"4 images of 1 shards (1 read now) are kept in {source.folder(tmp_path / 'cache')}" in caplog.text
 
 
 @pytest.mark.parametrize("stop", range(8))

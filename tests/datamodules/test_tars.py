@@ -102,8 +102,8 @@ def test_how_far_it_is_and_where_the_images_are(tmp_path, monkeypatch, caplog):
     shard = img2dataset(tmp_path / "set" / "0.tar", range(4))
     source = ShardsSource(str(shard), **IMG2DATASET)
     source.records(tmp_path / "cache")
-    assert bars["Reading shards: "] == ("shard", 1, 1)
-    [(unit, read, size)] = [bar for name, bar in bars.items() if name.endswith("set/0.tar: ")]
+    assert bars["Reading shards"] == ("shard", 1, 1)
+    [(unit, read, size)] = [bar for name, bar in bars.items() if name.endswith("set/0.tar")]
     assert (unit, size) == ("B", shard.stat().st_size)
     assert size - tarfile.RECORDSIZE < read <= size, "what fills the last record is not read"
     assert f"4 images of 1 shards (1 read now) are kept in {source.folder(tmp_path / 'cache')}" in caplog.text

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import time
 from collections.abc import AsyncIterator, Iterator
 
@@ -17,6 +18,7 @@ from datamodules.sources.tars.fetch import Access, FetchError, ShardStream, show
 
 _HOPS = 5
 _PIECE_S = 30.0  # without a byte
+_GATHERED, _GATHERED_S = 32, 0.1  # pieces that are handed over together, and seconds that the first one waits
 _CLOSING_S = 5.0
 
 
@@ -57,7 +59,7 @@ class _Transfer:
         self._response: httpx.Response | None = None
         self._deadline = time.monotonic() + access.timeout
         self._count = 0
-        self._buffer = b""
+        self._buffer = io.BytesIO()
 
     async def begin(self) -> None:
         """Ask, and follow redirects, until a body begins.
@@ -84,9 +86,10 @@ class _Transfer:
 
     def read(self, portal: BlockingPortal, size: int) -> bytes:
         """At most so many bytes; none at the end. From outside of the loop."""
-        if not self._buffer:
-            self._buffer = portal.call(self._piece)
-        taken, self._buffer = self._buffer[:size], self._buffer[size:]
+        taken = self._buffer.read(size)
+        if not taken:
+            self._buffer = io.BytesIO(portal.call(self._more))
+            taken = self._buffer.read(size)
         return taken
 
     async def _answer(self) -> httpx.Response:
@@ -132,9 +135,17 @@ class _Transfer:
             raise FetchError(message)
         return url
 
-    async def _piece(self) -> bytes:
+    async def _more(self) -> bytes:
+        """The next bytes, as many as come in a moment: a call from outside of the loop costs more than a piece."""
         async with self._limited():
-            piece = await anext(self._pieces, b"")  # no piece is empty
+            pieces = [await self._piece()]
+            until = time.monotonic() + _GATHERED_S
+            while pieces[-1] and len(pieces) < _GATHERED and time.monotonic() < until:
+                pieces.append(await self._piece())
+        return b"".join(pieces)
+
+    async def _piece(self) -> bytes:
+        piece = await anext(self._pieces, b"")  # no piece is empty
         self._count += len(piece)
         if self._count > self._access.max_bytes:
             message = f"{shown(self._place)} has more than {self._access.max_bytes} bytes, the limit."

@@ -109,6 +109,17 @@ def test_how_far_it_is_and_where_the_images_are(tmp_path, monkeypatch, caplog):
     assert f"4 images of 1 shards (1 read now) are kept in {source.folder(tmp_path / 'cache')}" in caplog.text
 
 
+def test_truth_values_are_labels(tmp_path):
+    told = [json.dumps({"label": value}).encode() for value in (False, True, [True])]
+    members = [each for i, side in enumerate(told) for each in (member(f"{i}.png", picture(i)), member(f"{i}.json", side))]
+    source = ShardsSource(str(by_hand(tmp_path / "x.tar", members)), fields={"label": "json:label", "caption": "json:label"})
+    with pytest.raises(DataError, match="No image is left"):
+        source.records(tmp_path / "cache")  # a truth value is no caption
+    source = ShardsSource(str(tmp_path / "x.tar"), fields={"label": "json:label"})
+    assert [record.label for record in source.records(tmp_path / "cache")] == [0, 1]
+    assert [failure.reason for failure in source.failures] == ["its label is a list, not a text"]
+
+
 @pytest.mark.parametrize("stop", range(8))
 def test_a_stopped_run_goes_on_with_its_shard(tmp_path, monkeypatch, stop):
     for number in range(2):
@@ -182,6 +193,10 @@ def test_long_and_strange_names(tmp_path):
         ({"shards": "none/{0..3}.tar"}, "There is no shard at"),
         ({"shards": "x", "fields": {"lable": "cls"}}, "name lable"),
         ({"shards": "x", "fields": {"label": "pyd"}}, "fields names pyd"),
+        ({"shards": "x", "fields": {"label": "json"}}, "fields names json: a field stands in json:NAME"),
+        ({"shards": "x", "fields": {"label": "json:a..b"}}, "fields names json:a..b"),
+        ({"shards": "x", "fields": {"label": "cls:a"}}, "fields names cls:a"),
+        ({"shards": "x", "labels": {"a": 1}, "all_are": "fake"}, "labels does nothing beside all_are"),
         ({"shards": "x", "shard_pattern": "("}, "no regular expression"),
         ({"shards": "x", "split": "dev"}, "split is 'dev'"),
     ],

@@ -14,7 +14,7 @@ from datamodules.sources.manifest import NUMBERS
 from datamodules.sources.tars.fetch import is_address, shown
 from datamodules.sources.tars.places import shard_places
 from datamodules.sources.tars.reading import Reading
-from datamodules.sources.tars.samples import SIDE_FILES
+from datamodules.sources.tars.samples import is_place
 from datamodules.sources.told import check_kind, check_labels
 from modules.settings import fingerprint, settings_of
 
@@ -42,7 +42,7 @@ class ShardsSource(Source):
             `generator`, `family`, `dataset`, `caption`, `group`, `pair`, `split`, `source_width`, `source_height`, `source_bytes`. By
             default the label is in `cls`, the caption in `txt`, and the size before img2dataset's resizing in its JSON.
         labels: What values of the label mean: 0 real, 1 fake, null to leave the image out; `*` stands for all others. By default 0 and
-            `real`, 1 and `fake`.
+            `real`, 1 and `fake`. Truth values count as 0 and 1.
         all_are: `real` or `fake` for all images, whatever stands beside them.
         shard_pattern: Regular expression that is searched in a shard's path or address; its named groups are fields, such as
             `(?P<generator>[^/]+)/(?P<split>train|test)-`. What stands beside an image goes before it.
@@ -110,12 +110,15 @@ class ShardsSource(Source):
         except re.error as error:
             message = f"shard_pattern {self.shard_pattern!r} is no regular expression ({error})."
             raise DataError(message) from error
-        places = {place.partition(":")[0] for place in (self.fields or {}).values() if place is not None}
+        places = {place for place in (self.fields or {}).values() if place is not None}
         if unknown := sorted({*(self.fields or {}), *groups} - set(_KNOWN)):
             message = f"fields or shard_pattern name {', '.join(unknown)}: a record's fields are {', '.join(_KNOWN)}."
             raise DataError(message)
-        if strange := sorted(places - {"key", *(suffix[1:] for suffix in SIDE_FILES)}):
+        if strange := sorted(place for place in places if not is_place(place)):
             message = f"fields names {', '.join(strange)}: a field stands in json:NAME, txt, cls or key."
+            raise DataError(message)
+        if self.all_are is not None and self.labels is not None:
+            message = "labels does nothing beside all_are: leave it out, or set it to null."
             raise DataError(message)
 
     @property

@@ -100,11 +100,10 @@ class Reading:
         """The last word: what there is, and where."""
         images, failures = sum(len(part.entries) for part in parts), sum(len(part.failures) for part in parts)
         cut = sum(_CUT in part.told for part in parts)
-        logger.info(
-            "%s: %d images of %d shards (%d read now) are kept in %s; %d members or shards were left out or damaged%s.",
-            *(self.source.location, images, number, read, self.keeper.folder, failures),
-            f", {cut} shards came cut: they are used, and fetched again at the next start" if cut else "",
-        )
+        message = f"{images} images of {number} shards ({read} read now) are kept in {self.keeper.folder}"
+        message += f"; {failures} members or shards were left out or damaged" if failures else ""
+        message += f"; {cut} shards came cut: they are used, and fetched again at the next start" if cut else ""
+        logger.info("%s: %s.", self.source.location, message)
 
     def _read(self, unit: str, place: str) -> None:
         """Read one shard and note what it gave; with another try where the network fails, which writes no image again.

@@ -11,7 +11,7 @@ import socket
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,19 +78,12 @@ class World(httpcore.AsyncNetworkBackend):
             raise socket.gaierror(socket.EAI_NONAME, "no such name")
         return [NAMES[host]]
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
+    async def connect_tcp(self, host: str, port: int, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
         """Connect to the server, whatever the number."""
         self.dialled[host] += 1
         if host == SILENT:
             raise httpcore.ConnectError
-        return await httpcore.AnyIOBackend().connect_tcp("127.0.0.1", self._port, timeout)
+        return await httpcore.AnyIOBackend().connect_tcp("127.0.0.1", self._port, *args, **kwargs)
 
 
 @contextlib.contextmanager

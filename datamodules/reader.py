@@ -33,6 +33,9 @@ SUFFIXES = {
 }
 """Formats by the suffix that a file of theirs has, in lower case."""
 
+SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "WebP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
+"""The suffix that a file of each format gets here."""
+
 # The classes and not Image.open: that one warns of large images, or refuses them, by a limit of the whole process before
 # ours is asked, and hands the secondary pictures in a phone's JPEG to another plugin.
 _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {

@@ -5,6 +5,11 @@ from typing import Any
 
 REAL, FAKE = 0, 1
 SPLITS = ("train", "val", "test")
+MISSING = frozenset({"", "nan", "null", "none", "<na>"})
+"""What stands for nothing in tables of all kinds, in lower case."""
+
+MAX_CAPTION = 1000
+"""Characters of a caption; what is longer in a data set is cut. Text encoders read 77 tokens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,9 @@ import yaml
 import evaluate
 from cli import UndertowCLI
 from datamodules import sources
+from datamodules.families import FamilyMap
+from datamodules.layouts import load_layout
+from datamodules.layouts.patterns import Names, render
 from datamodules.perturbations import PRESETS, expanded, perturbation
 from evaluation.comparison import read_targets
 from modules import extractors
@@ -74,6 +77,37 @@ def test_a_source_is_laid_over_a_config(source, capsys):
     assert printed["class_path"] == told["class_path"]
     assert printed["init_args"] | told["init_args"] == printed["init_args"]
     getattr(sources, told["class_path"].rpartition(".")[2])(**printed["init_args"])  # refuses options that cannot be
+
+
+LAYOUTS = {Path(source).stem: Path(source).stem for source in SOURCES} | {"tiny_genimage": "genimage"}
+
+
+def _parts_of(layout):
+    """What the parts of a layout's paths mean, of generators."""
+    parts = yaml.safe_load(Path(layout.where).read_text()).get("parts", {}).get("generator", {})
+    return parts.values() if isinstance(parts, dict) else parts
+
+
+@pytest.mark.parametrize("name", sorted(LAYOUTS.keys() - {"img2dataset"}))
+def test_a_generator_has_one_name_from_the_hub_and_from_a_folder(name):
+    options = yaml.safe_load(Path(f"configs/sources/{name}.yaml").read_text())["data"]["source"]["init_args"]
+    layout = load_layout(LAYOUTS[name])
+    assert options["dataset"] == name
+    rules = [says["generator"] for rule in layout.rules for says in (rule.says, rule.real, rule.fake) if "generator" in says]
+    known = {render(text, {}) or "" for text in rules} | set(_parts_of(layout))
+    mapped = {*options.get("names", {}).values(), *options.get("image_columns", {}).values()}
+    assert mapped <= known
+    assert "unknown" not in {FamilyMap.load().family(generator) for generator in mapped - {"imagenet"}}
+    told = {**layout.tables[0].parts, **layout.tables[0].more}.get("generator") if layout.tables else None
+    assert told is None or (told == options["columns"]["generator"] and not mapped), "its own names in both"
+    assert mapped or told
+
+
+def test_names_of_tiny_genimage():
+    names = Names(yaml.safe_load(Path("configs/sources/tiny_genimage.yaml").read_text())["data"]["source"]["init_args"]["names"])
+    own = ["Real", "ADM", "BigGAN", "GLIDE", "Midjourney", "SD14", "SD15", "VQDM", "Wukong"]
+    wanted = "imagenet adm biggan glide midjourney stable-diffusion-1.4 stable-diffusion-1.5 vqdm wukong"
+    assert [names.get(name) for name in own] == wanted.split()
 
 
 def test_the_paper_is_what_the_config_says(capsys):

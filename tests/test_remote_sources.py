@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from datamodules.sources.hub import fetching
-from datamodules.sources.tars import source as tars
+from datamodules.sources.tars import reading as tars
 from tests.embeddings import DATA, KINDS, TRAINED, picture, undrawn
 
 datasets = pytest.importorskip("datasets")

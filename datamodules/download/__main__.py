@@ -125,7 +125,6 @@ def _within(kind: Callable[[str], Number], least: float, most: float) -> Callabl
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     built = parser()
     options = built.parse_args(arguments)
     try:
@@ -186,7 +185,8 @@ def _settings(options: argparse.Namespace, ports: frozenset[int]) -> "Settings":
     from datamodules.download.addresses import Rules
     from datamodules.download.engine import Pace
     from datamodules.download.fetch import Limits
-    from datamodules.download.run import USER_AGENT, Settings
+    from datamodules.download.network import USER_AGENT
+    from datamodules.download.run import Settings
     from datamodules.reader import ReaderLimits
 
     if options.proxy and not options.proxy.startswith(("http://", "https://")):

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import httpx
 
 from datamodules.download.outcomes import REFUSED, FetchError
+from datamodules.records import MISSING
 
 MAX_LENGTH = 8000
 """Characters of an address."""
 
-_NONE = frozenset({"", "null", "none", "nan", "<na>"})
 _HOST = re.compile(r"[A-Za-z0-9._:-]+")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # Only what is handed out to hosts, so that a range somebody invents later is refused until it stands here.
@@ -94,7 +94,7 @@ def numeric(host: str) -> str | None:
 def clean(text: str) -> str:
     """An address as it is asked for: without blanks around it and without its fragment; empty where there is none (`NULL`)."""
     stripped = text.strip()
-    return "" if stripped.lower() in _NONE else stripped.partition("#")[0]
+    return "" if stripped.lower() in MISSING else stripped.partition("#")[0]
 
 
 def address_id(url: str) -> str:

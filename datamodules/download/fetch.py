@@ -14,10 +14,15 @@ import httpx
 
 from datamodules.download.addresses import Rules, parse
 from datamodules.download.outcomes import DEAD, NOT_IMAGE, REFUSED, TIMED_OUT, TOO_LARGE, FetchError
+from datamodules.errors import DataError
 from datamodules.reader import ImageError, sniff
 
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_HEALS = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 508, 520, 521, 522, 523, 524, 527, 529})
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+"""Answers that name another address."""
+
+HEALS = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 508, 520, 521, 522, 523, 524, 527, 529})
+"""Answers after which another try may succeed."""
+
 _OPT_OUT = ("noai", "noimageai")
 _SNIFFED = 16  # bytes that tell every format
 
@@ -78,7 +83,7 @@ class Fetcher:
         """
         try:
             async with asyncio.timeout(seconds):
-                with _explained():
+                with explained():
                     return await self._follow(parse(address, self._rules))
         except TimeoutError as error:
             raise FetchError(TIMED_OUT, "the transfer did not end before its deadline") from error
@@ -88,7 +93,7 @@ class Fetcher:
         for _ in range(self._limits.redirects + 1):
             seen.add(str(url))
             async with self._answer(url) as response:
-                if response.status_code not in _REDIRECTS:
+                if response.status_code not in REDIRECTS:
                     return Body(await self._body(response), response.status_code, url.host)
                 url = self._next(url, response)
             if str(url) in seen:
@@ -132,7 +137,7 @@ class Fetcher:
         code = response.status_code
         if code != 200:
             wait = self._wait(response.headers.get("retry-after", ""))
-            raise FetchError(DEAD, f"HTTP {code}", code, heals=code in _HEALS, wait=wait)
+            raise FetchError(DEAD, f"HTTP {code}", code, heals=code in HEALS, wait=wait)
         encoding = response.headers.get("content-encoding", "").strip().lower()
         if encoding not in ("", "identity"):  # a few bytes may stand for gigabytes, and images gain nothing by it
             raise FetchError(REFUSED, f"packed although the bytes as they are were asked for: {encoding[:20]}", code)
@@ -167,8 +172,8 @@ def _sniff(data: bytes, code: int) -> None:
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """Errors of connections as ours."""
+def explained() -> Iterator[None]:
+    """Errors of connections as ours; those of ours as they are."""
     try:
         yield
     except (httpcore.ConnectTimeout, httpcore.PoolTimeout) as error:
@@ -185,7 +190,7 @@ def _explained() -> Iterator[None]:
         raise FetchError(DEAD, "the connection ended early, or what was sent is no HTTP", heals=True) from error
     except (httpx.InvalidURL, httpx.RemoteProtocolError) as error:  # the client reads where a redirect leads, though it does not follow
         raise FetchError(REFUSED, "redirected to what is no address") from error
-    except FetchError:
+    except (FetchError, DataError):
         raise
     except Exception as error:  # whatever a hostile server makes the libraries raise must not end the run
         raise FetchError(DEAD, f"the answer cannot be used: {type(error).__name__}") from error

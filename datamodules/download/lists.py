@@ -8,7 +8,7 @@ from typing import Any
 
 from datamodules.download.addresses import clean
 from datamodules.errors import DataError
-from datamodules.sources.manifest import TEXTS, checked_cells, read_rows
+from datamodules.sources.manifest import TEXTS, checked_cells, is_missing, read_rows
 from datamodules.sources.synris.lists import list_files, prompt_index
 from datamodules.sources.synris.source import REALS
 
@@ -165,23 +165,23 @@ class UrlList:
     def _cells(self, row: Mapping[str, Any], stem: str) -> dict[str, Any]:
         """What the row says, before it is checked."""
         cells = {name: row.get(column) for name, column in self._columns.items()}
-        if _is_missing(cells["caption"]) and "caption" not in self.form.columns:
+        if is_missing(cells["caption"]) and "caption" not in self.form.columns:
             cells["caption"] = row.get("text")  # as LAION calls it
         defaults = {"dataset": stem, **self.form.constants}
-        return cells | {name: value for name, value in defaults.items() if _is_missing(cells[name])}
+        return cells | {name: value for name, value in defaults.items() if is_missing(cells[name])}
 
     def _several(self, row: Mapping[str, Any], where: str, stem: str) -> Iterator[Listing]:
         """The images of a row: one group, and a pair where there is a real one and a fake."""
         cells = self._cells(row, stem)
         urls = [row.get(image.column) for image in self.form.images]
-        here = [image for image, url in zip(self.form.images, urls, strict=True) if not _is_missing(url)]
-        if _is_missing(cells["group"]):
+        here = [image for image, url in zip(self.form.images, urls, strict=True) if not is_missing(url)]
+        if is_missing(cells["group"]):
             cells["group"] = f"row-{hashlib.sha256(repr(urls).encode('utf-8', 'replace')).hexdigest()[:16]}"
-        if _is_missing(cells["pair"]) and {image.label for image in here} == {"real", "fake"}:
+        if is_missing(cells["pair"]) and {image.label for image in here} == {"real", "fake"}:
             cells["pair"] = cells["group"]
         for image, url in zip(self.form.images, urls, strict=True):
             generator = row.get(image.generator[1:].lower()) if image.generator.startswith("@") else image.generator
-            own = {"label": image.label} | ({} if _is_missing(generator) else {"generator": generator})
+            own = {"label": image.label} | ({} if is_missing(generator) else {"generator": generator})
             if image.label == "real":
                 own["family"] = None
                 own.setdefault("generator", "real" if "generator" not in self.form.constants else cells["generator"])
@@ -202,11 +202,7 @@ def _listing(url: Any, cells: Mapping[str, Any], where: str, problem: str = "", 
     except DataError as error:
         checked = dict.fromkeys(FIELDS) | {"dataset": str(cells["dataset"])[:80]}
         problem = problem or str(error).removeprefix(f"{where}: ")
-    if not _is_missing(url) and not isinstance(url, str):
+    if not is_missing(url) and not isinstance(url, str):
         problem = problem or f"the address is no text: {str(url)[:60]!r}"
     checked["generator"] = checked["generator"] or ("real" if checked["label"] == 0 else "unknown")
     return Listing(where, clean(url) if isinstance(url, str) else "", checked, problem, name)
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or value != value or (isinstance(value, str) and not value.strip())

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 import threading
 import time
@@ -14,6 +15,9 @@ import httpx
 
 from datamodules.download.addresses import Rules, check_number, numeric
 from datamodules.download.outcomes import DEAD, REFUSED, TIMED_OUT, FetchError
+
+USER_AGENT = "Undertow/0.1 (collects images for research on detecting generated ones)"
+"""What servers are told."""
 
 Lookup = Callable[[str], list[str]]
 
@@ -226,11 +230,22 @@ def make_pool(connections: int, backend: httpcore.AsyncNetworkBackend | None, pr
     )
 
 
-def make_client(pool: httpcore.AsyncConnectionPool, user_agent: str, connect_s: float, read_s: float) -> httpx.AsyncClient:
-    """A client that follows nothing by itself, keeps no cookies and does not read the environment."""
+def make_client(
+    pool: httpcore.AsyncConnectionPool, user_agent: str, connect_s: float, read_s: float, accept: str = "image/*,*/*;q=0.5"
+) -> httpx.AsyncClient:
+    """A client that follows nothing by itself, keeps no cookies and does not read the environment.
+
+    Args:
+        pool: Where connections come from.
+        user_agent: What servers are told.
+        connect_s: Seconds until a connection must stand.
+        read_s: Seconds between two pieces of an answer.
+        accept: What servers are told is wanted.
+    """
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # else it logs every address in full, with what is secret in it
     return httpx.AsyncClient(
         transport=PoolTransport(pool),
-        headers={"User-Agent": user_agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
+        headers={"User-Agent": user_agent, "Accept": accept, "Accept-Encoding": "identity"},
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         timeout=httpx.Timeout(read_s, connect=connect_s, pool=None),
         follow_redirects=False,

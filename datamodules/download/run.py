@@ -18,7 +18,7 @@ from datamodules.download.engine import Engine, Pace
 from datamodules.download.fetch import Fetcher, Limits
 from datamodules.download.journal import Journal
 from datamodules.download.lists import UrlList
-from datamodules.download.network import CheckedBackend, Lookup, Resolver, make_client, make_pool, system_lookup
+from datamodules.download.network import USER_AGENT, CheckedBackend, Lookup, Resolver, make_client, make_pool, system_lookup
 from datamodules.download.outcomes import ARRIVED
 from datamodules.download.store import IMAGES, Store
 from datamodules.download.tables import Keep, Tables, write_tables
@@ -27,8 +27,6 @@ from datamodules.files import remove_leftovers
 from datamodules.hashing import describe_os_error
 from datamodules.reader import ReaderLimits
 from datamodules.shards.lock import alone
-
-USER_AGENT = "Undertow/0.1 (collects images for research on detecting generated ones)"
 
 _PLACEHOLDERS = 10  # addresses of one content, from which on it may stand for images that are gone
 

@@ -8,11 +8,9 @@ from pathlib import Path
 
 from datamodules.download.outcomes import NOT_IMAGE, FetchError
 from datamodules.files import replacing, write_atomically
-from datamodules.reader import ImageError, ReaderLimits, read_image
+from datamodules.reader import SUFFIX_OF, ImageError, ReaderLimits, read_image
 
 IMAGES = "images"
-
-_SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WebP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ class Store:
         except ImageError as error:
             raise FetchError(NOT_IMAGE, error.reason) from error
         digest = hashlib.sha256(data).hexdigest()
-        return Stored(f"{IMAGES}/{digest[:2]}/{digest[:32]}{_SUFFIXES[decoded.format]}", digest, len(data))
+        return Stored(f"{IMAGES}/{digest[:2]}/{digest[:32]}{SUFFIX_OF[decoded.format]}", digest, len(data))
 
     def put(self, checked: Stored, data: bytes) -> None:
         """Store the bytes as they came, on the disk when this returns. May be called from several threads.

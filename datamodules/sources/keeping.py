@@ -17,12 +17,11 @@ from typing import Any
 from datamodules.errors import DataError
 from datamodules.files import append_lines, lock, payload_of, remove_leftovers, write_atomically
 from datamodules.hashing import describe_os_error, open_regular
-from datamodules.reader import ImageError, read_image
+from datamodules.reader import SUFFIX_OF, ImageError, read_image
 from datamodules.records import REAL, Record
 
 logger = logging.getLogger(__name__)
 
-_SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WebP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
 _DIGITS = 32
 
 Entry = dict[str, Any]
@@ -116,10 +115,10 @@ class Keeper:
         """
         digest = hashlib.sha256(content).hexdigest()[:_DIGITS]
         stem = f"images/{digest[:2]}/{digest}"
-        for suffix in _SUFFIXES.values():  # what is there was decoded before it was written
+        for suffix in SUFFIX_OF.values():  # what is there was decoded before it was written
             if (self.folder / f"{stem}{suffix}").exists():
                 return f"{stem}{suffix}"
-        name = f"{stem}{_SUFFIXES[read_image(content).format]}"
+        name = f"{stem}{SUFFIX_OF[read_image(content).format]}"
         try:
             write_atomically(self.folder / name, content)
         except OSError as error:

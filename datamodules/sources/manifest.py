@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from datamodules.errors import DataError
 from datamodules.hashing import describe_os_error, open_regular
-from datamodules.records import FAKE, REAL, Record
+from datamodules.records import FAKE, MISSING, REAL, Record
 from datamodules.sources.base import Source, safe_name
 
 REQUIRED = ("path", "label")
@@ -23,7 +23,6 @@ SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "va
 """Names of splits that manifests and folders use, and what they are called here."""
 
 _LABELS = {"0": REAL, "0.0": REAL, "real": REAL, "1": FAKE, "1.0": FAKE, "fake": FAKE}
-_MISSING = frozenset({"", "nan", "null", "none", "<na>"})
 _NAMELESS = frozenset({"manifest", "metadata", "index", "data", "images", "labels"})
 _COUNT = re.compile(r"([1-9][0-9]{0,14})(\.0*)?")  # pandas writes 256.0 where another cell of the column is empty
 _MAX_LINE = 1_000_000  # characters; a longer one means that the file is no table, and must not fill the memory
@@ -143,9 +142,10 @@ def _within(path: str, root: str) -> bool:
     return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
 
 
-def _missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Whether a cell says nothing: it is empty, no number, or a word that stands for that."""
     if isinstance(value, str):
-        return value.strip().lower() in _MISSING
+        return value.strip().lower() in MISSING
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -155,7 +155,7 @@ def _shown(value: Any) -> str:
 
 
 def _text(value: Any, column: str, where: str) -> str | None:
-    if _missing(value):
+    if is_missing(value):
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # pandas makes floats of whole numbers where one is missing
@@ -171,7 +171,7 @@ def _text(value: Any, column: str, where: str) -> str | None:
 
 
 def _count(value: Any, column: str, where: str) -> int | None:
-    if _missing(value):
+    if is_missing(value):
         return None
     found = None if isinstance(value, bool) or not isinstance(value, str | int | float) else _COUNT.fullmatch(str(value).strip())
     if found is None:
@@ -181,7 +181,7 @@ def _count(value: Any, column: str, where: str) -> int | None:
 
 
 def _fraction(value: Any, where: str) -> float | None:
-    if _missing(value):
+    if is_missing(value):
         return None
     try:
         found = math.nan if isinstance(value, bool) else float(value)
@@ -194,7 +194,7 @@ def _fraction(value: Any, where: str) -> float | None:
 
 
 def _label(value: Any, where: str) -> int:
-    label = None if _missing(value) else _LABELS.get(str(int(value) if isinstance(value, bool) else value).strip().lower())
+    label = None if is_missing(value) else _LABELS.get(str(int(value) if isinstance(value, bool) else value).strip().lower())
     if label is None:
         message = f"{where}: the label {_shown(value)} is not one of 0, 1, real, fake. Correct the row."
         raise DataError(message)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from datamodules.errors import DataError
-from datamodules.records import FAKE, REAL
+from datamodules.records import FAKE, MAX_CAPTION, MISSING, REAL
 from datamodules.sources.manifest import SPLIT_NAMES
 
 ANYTHING = "*"
@@ -14,16 +14,14 @@ ANYTHING = "*"
 LABELS: Mapping[str, int | None] = {"0": REAL, "real": REAL, "1": FAKE, "fake": FAKE}
 """What label values mean where no option says otherwise."""
 
-_LIMITS = {"caption": 10_000}  # characters; of all other fields `_LONGEST`
-_LONGEST = 500
-_MISSING = frozenset({"", "nan", "null", "none", "<na>"})
+_LONGEST = 500  # characters of all fields but the caption
 
 
 def text_of(value: Any, field: str) -> str | None:
     """A value as text, without control characters, None where it is missing.
 
     Args:
-        value: A text or a number.
+        value: A text or a number; of a label also a truth value, which counts as 0 or 1.
         field: The record's field that it becomes: captions may be longer than names, and are cut.
 
     Raises:
@@ -31,6 +29,8 @@ def text_of(value: Any, field: str) -> str | None:
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
+    if isinstance(value, bool) and field == "label":
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         msg = f"its {field} is a {type(value).__name__}, not a text"
         raise ValueError(msg)
@@ -39,14 +39,12 @@ def text_of(value: Any, field: str) -> str | None:
     # A lone surrogate could stand in no table, a null byte in no path.
     text = str(value).encode("utf-8", "replace").decode()
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    if text.lower() in _MISSING:
-        return None
-    if len(text) > _LIMITS.get(field, _LONGEST):
-        if field != "caption":
-            msg = f"its {field} has {len(text)} characters"
-            raise ValueError(msg)
-        text = text[: _LIMITS[field]]
-    return text
+    if field == "caption":
+        text = text[:MAX_CAPTION]
+    if len(text) > _LONGEST and field != "caption":
+        msg = f"its {field} has {len(text)} characters"
+        raise ValueError(msg)
+    return None if text.lower() in MISSING else text
 
 
 def label_of(text: str, labels: Mapping[str, int | None] | None, where: str) -> int | None:

@@ -1,5 +1,6 @@
 """HubSource, by the real library in streaming mode on local data sets: conftest's guard refuses the network."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,9 @@ def test_a_second_call_streams_nothing(hub, tmp_path, monkeypatch):
 
 
 def test_another_choice_or_content_is_another_folder(hub, tmp_path):
-    folders = {source(hub, **options).folder(tmp_path) for options in ({}, {"max_images": 3}, {"revision": "a" * 40}, {"choice_seed": 1})}
-    assert len(folders) == 4
+    choices = ({}, {"max_images": 3}, {"max_images": 3, "choice_seed": 1})
+    assert len({source(hub, **options).folder(tmp_path) for options in choices}) == 3
+    assert source("owner/name").folder(tmp_path) != source("owner/name", revision="a" * 40).folder(tmp_path)
     before = source(hub).folder(tmp_path)
     table(range(20, 23)).to_parquet(str(hub / "data" / "train-1.parquet"))
     assert source(hub).folder(tmp_path) != before
@@ -208,6 +210,29 @@ def test_all_of_one_kind_and_several_images_a_row(tmp_path):
     assert records[0].group == records[1].group == "elsa/prompt 0"
 
 
+def test_names_of_generators(tmp_path, monkeypatch):
+    """One generator has one name in all data sets; another name needs no other images."""
+    table(range(6)).to_parquet(str(tmp_path / "x.parquet"))
+    columns = {"generator": "model"}
+    own = HubSource(str(tmp_path / "x.parquet"), columns=columns, generators=["sd*"]).records(tmp_path / "cache")
+    assert [record.generator for record in own] == ["real", "sdxl"] * 2
+    names = {"Real": "coco", "SD*": "stable-diffusion-xl"}
+    monkeypatch.setattr(fetching, "HubStream", lambda *_: pytest.fail("it was streamed again"))
+    named = HubSource(str(tmp_path / "x.parquet"), columns=columns, generators=["sd*"], names=names).records(tmp_path / "cache")
+    assert [record.generator for record in named] == ["coco", "stable-diffusion-xl"] * 2
+    assert contents(named) == contents(own)
+
+
+@pytest.mark.parametrize("labels", [None, {"1": 0, "0": 1}])
+def test_truth_values_are_labels(tmp_path, labels):
+    rows = {"image": [{"bytes": png(i), "path": None} for i in range(4)], "label": [False, True, True, None]}
+    types = datasets.Features({"image": datasets.Image(), "label": datasets.Value("bool")})
+    datasets.Dataset.from_dict(rows, features=types).to_parquet(str(tmp_path / "x.parquet"))
+    found = HubSource(str(tmp_path / "x.parquet"), labels=labels)
+    assert [record.label for record in found.records(tmp_path / "cache")] == ([1, 0, 0] if labels else [0, 1, 1])
+    assert [failure.reason for failure in found.failures] == ["it has no label"]
+
+
 def test_bytes_in_a_plain_column(tmp_path):
     """As Community Forensics has them: `image_data` is binary."""
     rows = {"image_data": [png(i) for i in range(4)], "label": [0, 1, 0, 1], "model_name": ["laion", "a/b", "coco", "c/d"]}
@@ -271,8 +296,27 @@ def test_a_wrong_column_names_those_that_there_are(hub, tmp_path):
         ({"all_are": "maybe"}, "all_are is 'maybe'"),
         ({"hub_splits": {"train": "dev"}}, "hub_splits maps to dev"),
         ({"per_generator": 0}, "per_generator is 0"),
+        ({"image_columns": {"a": "x"}, "columns": {"image": "b"}}, "columns.image does nothing beside image_columns"),
+        ({"image_columns": {"a": "x"}, "columns": {"generator": "b"}}, "columns.generator does nothing beside image_columns"),
+        ({"names": {"a": "b"}}, "names does nothing without columns.generator"),
+        ({"all_are": "fake", "labels": {"a": 1}}, "labels does nothing beside all_are: leave it out"),
+        ({"all_are": "fake", "columns": {"label": "a"}}, "columns.label does nothing beside all_are"),
+        ({"all_are": "real", "generators": ["a"]}, "generators does nothing"),
+        ({"choice_seed": 1}, "choice_seed does nothing without per_generator"),
     ],
 )
 def test_options_that_cannot_be(options, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=re.escape(message)):
         HubSource("owner/name", **options)
+
+
+def test_options_that_do_nothing_with_a_path(tmp_path):
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "state.json").touch()
+    (tmp_path / "x.parquet").touch()
+    for place in ("saved", "x.parquet"):
+        with pytest.raises(DataError, match=f"revision does nothing, because repository is the path .*{place}"):
+            HubSource(str(tmp_path / place), revision="main")
+        with pytest.raises(DataError, match="config does nothing, because repository is the path"):
+            HubSource(str(tmp_path / place), config="core")
+    HubSource(str(tmp_path), config="core")  # a folder of Parquet files may have configurations in its card

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from datamodules.errors import DataError
+from datamodules.records import MAX_CAPTION
 from datamodules.sources import HubSource
 from datamodules.sources.hub import fetching, stream
 from tests.datamodules.hub import contents, datasets, kept, png, source, table
@@ -68,7 +69,7 @@ def test_texts_of_strangers(tmp_path):
     rows.to_parquet(str(tmp_path / "x.parquet"))
     found = source(tmp_path / "x.parquet", columns={"generator": "model", "caption": "prompt"})
     first, last = found.records(tmp_path / "cache")
-    assert (first.generator, len(first.caption)) == ("a [31mb", 10_000)
+    assert (first.generator, len(first.caption)) == ("a [31mb", MAX_CAPTION)
     assert (last.generator, last.caption) == ("unknown", None)
     assert [failure.reason for failure in found.failures] == ["its generator has 501 characters"]
 

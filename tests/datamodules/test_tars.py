@@ -1,15 +1,18 @@
 """ShardsSource: shards as webdataset and img2dataset write them, their names, fields and resuming; row 12 on images."""
 
+import io
 import json
+import logging
 import tarfile
 from pathlib import Path
 
 import pytest
+import tqdm
 import webdataset
 
 from datamodules.errors import DataError
 from datamodules.sources import ShardsSource
-from datamodules.sources.tars import source as module
+from datamodules.sources.tars import reading as module
 from tests.datamodules.tars import IMG2DATASET, by_hand, contents, img2dataset, member, picture
 
 
@@ -85,6 +88,38 @@ def test_done_shards_are_not_read_again(tmp_path, monkeypatch):
     assert contents(records) == [picture(seed, "JPEG") for seed in (0, 1, 7, 4, 5)]
 
 
+def test_how_far_it_is_and_where_the_images_are(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    bars = {}
+
+    class Bar(tqdm.tqdm):
+        def close(self):
+            bars.setdefault(self.desc, (self.unit, self.n, self.total))
+            super().close()
+
+    # The bars count only where they are drawn, on a terminal.
+    monkeypatch.setattr(tqdm, "tqdm", lambda *args, **kwargs: Bar(*args, **kwargs | {"disable": False, "file": io.StringIO()}))
+    shard = img2dataset(tmp_path / "set" / "0.tar", range(4))
+    source = ShardsSource(str(shard), **IMG2DATASET)
+    source.records(tmp_path / "cache")
+    assert bars["Reading shards"] == ("shard", 1, 1)
+    [(unit, read, size)] = [bar for name, bar in bars.items() if name.endswith("set/0.tar")]
+    assert (unit, size) == ("B", shard.stat().st_size)
+    assert size - tarfile.RECORDSIZE < read <= size, "what fills the last record is not read"
+    assert f"4 images of 1 shards (1 read now) are kept in {source.folder(tmp_path / 'cache')}" in caplog.text
+
+
+def test_truth_values_are_labels(tmp_path):
+    told = [json.dumps({"label": value}).encode() for value in (False, True, [True])]
+    members = [each for i, side in enumerate(told) for each in (member(f"{i}.png", picture(i)), member(f"{i}.json", side))]
+    source = ShardsSource(str(by_hand(tmp_path / "x.tar", members)), fields={"label": "json:label", "caption": "json:label"})
+    with pytest.raises(DataError, match="No image is left"):
+        source.records(tmp_path / "cache")  # a truth value is no caption
+    source = ShardsSource(str(tmp_path / "x.tar"), fields={"label": "json:label"})
+    assert [record.label for record in source.records(tmp_path / "cache")] == [0, 1]
+    assert [failure.reason for failure in source.failures] == ["its label is a list, not a text"]
+
+
 @pytest.mark.parametrize("stop", range(8))
 def test_a_stopped_run_goes_on_with_its_shard(tmp_path, monkeypatch, stop):
     for number in range(2):
@@ -158,6 +193,10 @@ def test_long_and_strange_names(tmp_path):
         ({"shards": "none/{0..3}.tar"}, "There is no shard at"),
         ({"shards": "x", "fields": {"lable": "cls"}}, "name lable"),
         ({"shards": "x", "fields": {"label": "pyd"}}, "fields names pyd"),
+        ({"shards": "x", "fields": {"label": "json"}}, "fields names json: a field stands in json:NAME"),
+        ({"shards": "x", "fields": {"label": "json:a..b"}}, "fields names json:a..b"),
+        ({"shards": "x", "fields": {"label": "cls:a"}}, "fields names cls:a"),
+        ({"shards": "x", "labels": {"a": 1}, "all_are": "fake"}, "labels does nothing beside all_are"),
         ({"shards": "x", "shard_pattern": "("}, "no regular expression"),
         ({"shards": "x", "split": "dev"}, "split is 'dev'"),
     ],

@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 from datamodules.errors import DataError
 from datamodules.hashing import walk_files
+from datamodules.layouts.patterns import Names
 from datamodules.records import SPLITS, Record
 from datamodules.sources.base import Source, safe_name
 from datamodules.sources.hub.choice import Choice
 from datamodules.sources.hub.fetching import ALL, PLACING, Fetching
-from datamodules.sources.hub.stream import local_path
+from datamodules.sources.hub.stream import SAVED, local_path
 from datamodules.sources.keeping import Keeper
 from datamodules.sources.told import check_kind, check_labels
 from modules.settings import fingerprint, settings_of
@@ -19,7 +20,7 @@ from modules.settings import fingerprint, settings_of
 COLUMNS = ("image", "label", "generator", "family", "caption", "group", "pair", "split")
 FORMAT = 1  # raised when this file or what it uses changes which images are kept
 
-_NAMING = ("dataset", "family", "caption_source")  # what only names things: another name needs no other images
+_NAMING = ("dataset", "names", "family", "caption_source")  # what only names things: another name needs no other images
 
 
 class HubSource(Source):
@@ -39,10 +40,13 @@ class HubSource(Source):
         columns: Names of the columns for `image`, `label`, `generator`, `family`, `caption`, `group`, `pair` and `split`. By default
             the only column of images, and `label` where there is one. Classes are read by their names.
         image_columns: Several columns of images in a row, each with the name of its generator, in place of `columns.image`.
+        names: What generators of the data set are called here (`{ADM: adm, "sd*1*5": stable-diffusion-1.5}`), so that each has one name
+            in all data sets; in any case, and `*` stands for any characters. Others keep their names.
         labels: What values of the label column mean: 0 real, 1 fake, null to leave the image out; `*` stands for all others. By
-            default 0 and `real`, 1 and `fake`.
+            default 0 and `real`, 1 and `fake`. Truth values count as 0 and 1.
         all_are: `real` or `fake` for all images, where no column says it.
-        generators: Patterns of the generators to take (`sd*`; `!sdxl` for all but that); real images are taken in any case.
+        generators: Patterns of the generators to take (`sd*`; `!sdxl` for all but that), by the data set's own names; real images are
+            taken in any case.
         per_generator: At most so many images of each split and generator, chosen by a hash of the content and `choice_seed`, not by
             their place. Real images count as generators likewise.
         max_images: At most so many images of each split, chosen likewise.
@@ -62,6 +66,7 @@ class HubSource(Source):
         hub_splits: dict[str, str | None] | None = None,
         columns: dict[str, str] | None = None,
         image_columns: dict[str, str] | None = None,
+        names: dict[str, str] | None = None,
         labels: dict[str, int | None] | None = None,
         all_are: Literal["real", "fake"] | None = None,
         generators: list[str] | None = None,
@@ -80,6 +85,7 @@ class HubSource(Source):
         self.hub_splits = hub_splits
         self.columns = columns
         self.image_columns = image_columns
+        self.names = names
         self.labels = labels
         self.all_are = all_are
         self.generators = generators
@@ -105,6 +111,31 @@ class HubSource(Source):
             if (value := getattr(self, option)) is not None and value < 1:
                 message = f"{option} is {value}: give at least 1, or leave it out."
                 raise DataError(message)
+        for reason in self._idle():
+            message = f"{reason}: leave it out, or set it to null."
+            raise DataError(message)
+
+    def _idle(self) -> Iterator[str]:
+        """Options that would do nothing, as the others are."""
+        columns, path = self.columns or {}, Path(self.repository).expanduser()
+        if self.revision is not None and path.exists():
+            yield f"revision does nothing, because repository is the path {path.absolute()}"
+        if self.config is not None and (path.is_file() or any((path / name).exists() for name in SAVED)):
+            yield f"config does nothing, because repository is the path {path.absolute()}, which has no configurations"
+        if self.image_columns and "image" in columns:
+            yield "columns.image does nothing beside image_columns"
+        if self.image_columns and all(self.image_columns.values()) and "generator" in columns:
+            yield "columns.generator does nothing beside image_columns, which name the generators"
+        if self.names and "generator" not in columns and not self.image_columns:
+            yield "names does nothing without columns.generator or image_columns"
+        if self.all_are is not None and self.labels is not None:
+            yield "labels does nothing beside all_are"
+        if self.all_are is not None and "label" in columns:
+            yield "columns.label does nothing beside all_are"
+        if self.all_are == "real" and self.generators:
+            yield "generators does nothing, because all_are says that all images are real"
+        if self.choice_seed and self.per_generator is None and self.max_images is None and self.scan_rows is None:
+            yield "choice_seed does nothing without per_generator, max_images or scan_rows"
 
     @property
     def _dataset(self) -> str:
@@ -145,12 +176,14 @@ class HubSource(Source):
         with Keeper(self.folder(cache_dir)).opened() as keeper:
             if ALL not in keeper.parts:
                 Fetching(self, keeper).run()
-        choice = Choice(self.per_generator, self.max_images)
+        choice, names = Choice(self.per_generator, self.max_images), Names(self.names or {})
         for part in keeper.parts.values():
             for where, reason in part.failures:
                 self.skip(where, reason)
         for entry in choice.chosen([entry for part in keeper.parts.values() for entry in part.entries]):
             fields = {name: value for name, value in entry.items() if name not in PLACING}
+            if "generator" in fields:
+                fields["generator"] = names.get(fields["generator"]) or fields["generator"]
             yield keeper.record(fields, self._dataset, self.family, self.caption_source)
 
 

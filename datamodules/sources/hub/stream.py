@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 LIBRARY = "datasets>=4.0"
 """What pip installs. Older releases could run a data set's own code."""
 
+SAVED = ("dataset_dict.json", "state.json")
+"""Files by which a folder is known that `save_to_disk` wrote."""
+
 MOST_FILES = 2000
 """A data set of more files than this is read in so many groups of them."""
 
@@ -68,7 +71,7 @@ class HubStream:
             return load(self.repository, config, revision=self.revision, streaming=True)
         if self._folder.is_file():
             return load("parquet", data_files=str(self._folder), streaming=True)
-        if (self._folder / "dataset_dict.json").exists() or (self._folder / "state.json").exists():
+        if any((self._folder / name).exists() for name in SAVED):
             saved = self._datasets.load_from_disk(str(self._folder))
             tables = saved if hasattr(saved, "keys") else {"train": saved}
             return {

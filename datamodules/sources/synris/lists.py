@@ -8,13 +8,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from datamodules.errors import DataError
+from datamodules.records import MISSING
 from datamodules.sources.manifest import read_rows
 
 SUFFIXES = (".jsonl", ".ndjson")
 MAX_DIGITS = 15
 """Of a prompt index: what a float holds exactly."""
-
-_NONE = frozenset({"", "null", "none", "nan"})
 
 Skip = Callable[[str, str], None]
 
@@ -126,7 +125,7 @@ def _address(row: Mapping[str, Any]) -> str | None:
 
 def _identity(address: str) -> Iterator[str]:
     """What tells the file behind an address from others: host, path and query. Nothing for what is no address of a host."""
-    if address.lower() in _NONE:
+    if address.lower() in MISSING:
         return
     try:
         parts = urlsplit(address)

@@ -41,8 +41,9 @@ def shard_places(named: str | Sequence[str]) -> list[str]:
 
 
 def _expanded(text: str) -> list[str]:
+    named = shown(text)[:80]  # also refuses what begins as an address and is none
     if not is_address(text) and (scheme := _SCHEME.match(text)):
-        message = f"shards names {shown(text)[:80]!r}: {scheme[0]} is not read, only paths and https addresses; no command is ever run."
+        message = f"shards names {named!r}: {scheme[0]} is not read, only paths and https addresses; no command is ever run."
         raise DataError(message)
     from braceexpand import braceexpand
 

@@ -56,6 +56,12 @@ class Sample:
         return value
 
 
+def is_place(text: str) -> bool:
+    """Whether a text is a place that `Sample.told` knows."""
+    kind, _, name = text.partition(":")
+    return all(name.split(".")) if kind == "json" else not name and text in ("key", "txt", "cls")
+
+
 def samples(archive: Archive, skip: Skip, image_member: str | None = None) -> Iterator[Sample]:
     """The images of a shard in their order, each with what stands beside it.
 

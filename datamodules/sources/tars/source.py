@@ -1,10 +1,6 @@
 """WebDataset shards as a source: images are taken out of them once, and kept under the cache."""
 
-import hashlib
-import json
-import logging
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -13,16 +9,14 @@ from urllib.parse import urlsplit
 from datamodules.errors import DataError
 from datamodules.records import SPLITS, Record
 from datamodules.sources.base import Source, safe_name
-from datamodules.sources.keeping import Entry, Keeper, Part
+from datamodules.sources.keeping import Keeper
 from datamodules.sources.manifest import NUMBERS
-from datamodules.sources.tars.archive import Archive, DamagedError
-from datamodules.sources.tars.fetch import Access, FetchError, is_address, opened, shown
-from datamodules.sources.tars.places import shard_places, stamped
-from datamodules.sources.tars.samples import SIDE_FILES, Sample, samples
-from datamodules.sources.told import check_kind, check_labels, label_of, split_of, text_of
+from datamodules.sources.tars.fetch import is_address, shown
+from datamodules.sources.tars.places import shard_places
+from datamodules.sources.tars.reading import Reading
+from datamodules.sources.tars.samples import is_place
+from datamodules.sources.told import check_kind, check_labels
 from modules.settings import fingerprint, settings_of
-
-logger = logging.getLogger(__name__)
 
 FIELDS = {"label": "cls", "caption": "txt", "source_width": "json:original_width", "source_height": "json:original_height"}
 """Where fields stand by default: as img2dataset writes them, and a class in `.cls`."""
@@ -32,9 +26,6 @@ FORMAT = 1  # raised when what is read of a shard changes
 _KNOWN = ("label", "generator", "family", "dataset", "caption", "group", "pair", "split", *NUMBERS)
 # What changes nothing in a shard's part of the journal.
 _APART = ("shards", "dataset", "family", "caption_source", "allow_http", "allow_private", "max_shard_bytes", "shard_timeout")
-_TRIES = 3
-_PAUSE = 1.0  # seconds before another try, times its number
-_DIGITS = re.compile(r"[1-9][0-9]{0,14}")
 
 
 class ShardsSource(Source):
@@ -51,7 +42,7 @@ class ShardsSource(Source):
             `generator`, `family`, `dataset`, `caption`, `group`, `pair`, `split`, `source_width`, `source_height`, `source_bytes`. By
             default the label is in `cls`, the caption in `txt`, and the size before img2dataset's resizing in its JSON.
         labels: What values of the label mean: 0 real, 1 fake, null to leave the image out; `*` stands for all others. By default 0 and
-            `real`, 1 and `fake`.
+            `real`, 1 and `fake`. Truth values count as 0 and 1.
         all_are: `real` or `fake` for all images, whatever stands beside them.
         shard_pattern: Regular expression that is searched in a shard's path or address; its named groups are fields, such as
             `(?P<generator>[^/]+)/(?P<split>train|test)-`. What stands beside an image goes before it.
@@ -62,11 +53,12 @@ class ShardsSource(Source):
         dataset: Name of the data set where nothing else says it; by default the name of the shards' folder.
         family: Family of all generators; what the family map says by default.
         caption_source: Where captions come from (`prompt`, `human`).
-        on_damage: A shard that is cut or damaged: `record` takes what can be read of it and records the damage, `error` stops.
+        on_damage: A shard that is cut or damaged: `record` takes what can be read of it and records the damage, `error` stops. From an
+            address it is fetched again at the next start.
         allow_http: Also read addresses without encryption.
         allow_private: Also read addresses of this machine and of private networks.
         max_shard_bytes: Length that a shard at an address may have.
-        shard_timeout: Seconds that the transfer of one shard may take.
+        shard_timeout: Seconds that the transfer of one shard may take, from the look-up of its name on.
     """
 
     def __init__(
@@ -118,18 +110,21 @@ class ShardsSource(Source):
         except re.error as error:
             message = f"shard_pattern {self.shard_pattern!r} is no regular expression ({error})."
             raise DataError(message) from error
-        places = {place.partition(":")[0] for place in (self.fields or {}).values() if place is not None}
+        places = {place for place in (self.fields or {}).values() if place is not None}
         if unknown := sorted({*(self.fields or {}), *groups} - set(_KNOWN)):
             message = f"fields or shard_pattern name {', '.join(unknown)}: a record's fields are {', '.join(_KNOWN)}."
             raise DataError(message)
-        if strange := sorted(places - {"key", *(suffix[1:] for suffix in SIDE_FILES)}):
+        if strange := sorted(place for place in places if not is_place(place)):
             message = f"fields names {', '.join(strange)}: a field stands in json:NAME, txt, cls or key."
+            raise DataError(message)
+        if self.all_are is not None and self.labels is not None:
+            message = "labels does nothing beside all_are: leave it out, or set it to null."
             raise DataError(message)
 
     @property
     def _own_name(self) -> str:
         first = self.shards if isinstance(self.shards, str) else next(iter(self.shards), "shards")
-        path = Path(urlsplit(first).path) if is_address(first) else Path(first).expanduser().absolute()
+        path = Path(urlsplit(shown(first)).path) if is_address(first) else Path(first).expanduser().absolute()
         return (path.name if path.is_dir() else path.parent.name) or "shards"
 
     @property
@@ -147,7 +142,7 @@ class ShardsSource(Source):
         return ", ".join(map(shown, [self.shards] if isinstance(self.shards, str) else self.shards))
 
     @property
-    def _places(self) -> dict[str, str]:
+    def places(self) -> dict[str, str]:
         """Where each field stands."""
         return {name: place for name, place in (FIELDS | (self.fields or {})).items() if place is not None}
 
@@ -167,137 +162,9 @@ class ShardsSource(Source):
         """
         places = shard_places(self.shards)
         with Keeper(self.folder(cache_dir)).opened() as keeper:
-            parts = self._read(keeper, places)
+            parts = Reading(self, keeper).run(places)
         for part in parts:
             for where, reason in part.failures:
                 self.skip(where, reason)
             for entry in part.entries:
                 yield keeper.record(entry, self._dataset, self.family, self.caption_source)
-
-    def _read(self, keeper: Keeper, places: list[str]) -> list[Part]:
-        """The parts of all shards; those that cannot be fetched are an error once all others are done."""
-        from tqdm import tqdm
-
-        parts: list[Part] = []
-        missing: list[FetchError] = []
-        units = {_unit(place): place for place in places}
-        todo = sum(unit not in keeper.parts for unit in units)
-        with tqdm(total=todo, desc="Reading shards", unit="shard", disable=None if todo > 1 else True) as bar:
-            for unit, place in units.items():
-                if unit not in keeper.parts:
-                    try:
-                        keeper.finish(self._shard(keeper, unit, place))
-                    except FetchError as error:
-                        missing.append(error)
-                        logger.warning("%s", error)
-                    bar.update()
-                if unit in keeper.parts:
-                    parts.append(keeper.parts[unit])
-        if todo:
-            keeper.drop_all_but({entry["image"] for part in keeper.parts.values() for entry in part.entries})
-        if missing:
-            message = (
-                f"{len(missing)} of {len(places)} shards cannot be fetched; the first: {missing[0]} The other {len(parts)} are complete "
-                "and stay. Run the same command again, or take those shards out of shards."
-            )
-            raise DataError(message)
-        return parts
-
-    def _shard(self, keeper: Keeper, unit: str, place: str) -> Part:
-        """Read one shard, with another try where the network fails; images of an earlier try are not written again."""
-        access = Access(self.allow_http, self.allow_private, self.max_shard_bytes, self.shard_timeout)
-        for attempt in range(1, _TRIES + 1):
-            try:
-                with opened(place, access) as stream:
-                    return self._part(keeper, unit, place, Archive(stream))
-            except FetchError as error:
-                if not error.again or attempt == _TRIES:
-                    raise
-                logger.info("%s Trying again.", error)
-                time.sleep(_PAUSE * attempt)
-        raise AssertionError  # the last try returns or raises
-
-    def _part(self, keeper: Keeper, unit: str, place: str, archive: Archive) -> Part:
-        part = Part(unit)
-        by_name = self._by_name(place)
-
-        def skip(name: str, reason: str) -> None:
-            part.failures.append((f"{shown(place)}: {ascii(name)[1:-1][:200]}", reason))
-
-        try:
-            for sample in samples(archive, skip, self.image_member):
-                self._keep(keeper, part, sample, place, by_name)
-        except DamagedError as error:
-            message = f"The shard {shown(place)} is damaged: {error}."
-            if self.on_damage == "error":
-                message += " Fetch or write it again, or take what can be read of it with on_damage: record."
-                raise DataError(message) from error
-            logger.warning("%s %d images of it can be read, and are used.", message, len(part.entries))
-            part.failures.append((shown(place), f"{error}; {len(part.entries)} images before it are used"))
-        return part
-
-    def _by_name(self, place: str) -> dict[str, str]:
-        """What the shard's own name says.
-
-        Raises:
-            DataError: `shard_pattern` does not match.
-        """
-        if self.shard_pattern is None:
-            return {}
-        path = urlsplit(place).path if is_address(place) else place
-        found = re.search(self.shard_pattern, path)
-        if found is None:
-            message = f"shard_pattern {self.shard_pattern!r} does not match {path}."
-            raise DataError(message)
-        return {name: value for name, value in found.groupdict().items() if value is not None}
-
-    def _keep(self, keeper: Keeper, part: Part, sample: Sample, place: str, by_name: dict[str, str]) -> None:
-        where = f"{shown(place)}: {ascii(sample.name)[1:-1][:200]}"
-        try:
-            entry = self._entry(sample, where, by_name)
-        except DataError:
-            raise
-        except ValueError as error:
-            part.failures.append((where, str(error)))
-            return
-        if entry is None:
-            return
-        image, reason = keeper.kept_or_refused(sample.image)
-        if image is None:
-            part.failures.append((where, reason))
-        else:
-            part.entries.append({**entry, "image": image})
-
-    def _entry(self, sample: Sample, where: str, by_name: dict[str, str]) -> Entry | None:
-        """Fields of an image's record, or None where its label says to leave it out.
-
-        Raises:
-            ValueError: What stands beside the image does not tell what it should.
-            DataError: An option does not cover what it tells.
-        """
-        constants = {"generator": self.generator, "split": self.split}
-        told: dict[str, str | None] = {**constants, **by_name}
-        for name, place in self._places.items():
-            if name != "label" or self.all_are is None:
-                told[name] = text_of(sample.told(place), name) or told.get(name)
-        label, text = check_kind(self.all_are), told.pop("label", None)
-        if label is None:
-            if text is None:
-                msg = f"it has no label (in {self._places.get('label', 'no place')})"
-                raise ValueError(msg)
-            label = label_of(text, self.labels, where)
-        if label is None:
-            return None
-        split = told.pop("split", None)
-        numbers = {name: _count(told.pop(name, None)) for name in NUMBERS}
-        fields = {**told, **numbers, "label": label, "split": split_of(split, where) if split else None}
-        return {name: value for name, value in fields.items() if value is not None}
-
-
-def _count(text: str | None) -> int | None:
-    return int(text) if text is not None and _DIGITS.fullmatch(text) else None
-
-
-def _unit(place: str) -> str:
-    """Name of a shard in the journal: by a hash, because an address may hold a secret."""
-    return hashlib.sha256(json.dumps(stamped(place)).encode()).hexdigest()[:32]

@@ -11,6 +11,7 @@ from benchmarks.lying_server import ARRIVES, LIES, picture
 from datamodules.download.__main__ import main
 from datamodules.download.lists import Form, ImageColumn, UrlList
 from datamodules.download.outcomes import FAILURES
+from datamodules.records import MISSING
 from datamodules.sources import ManifestSource
 from datamodules.sources.synris import SynRISSource
 from tests.datamodules.download.conftest import LOCAL, rows_of
@@ -128,6 +129,15 @@ def test_rows_without_a_group_are_one(tmp_path):
     assert first.cells["group"] == second.cells["group"] != third.cells["group"] == fourth.cells["group"]
     assert [listing.cells["generator"] for listing in (first, second)] == ["real", "sd"]
     assert fourth.url == ""
+    assert first.cells["pair"] == first.cells["group"]
+    assert third.cells["pair"] is None, "there is no fake beside it"
+
+
+def test_words_that_stand_for_nothing(tmp_path):
+    """In every column they are the same ones: a caption that says NULL is none, and LAION's text is taken."""
+    (tmp_path / "a.csv").write_text("url,label,caption,text,dataset\n" + "".join(f"<NA>,1,{word},a cat,NaN\n" for word in MISSING))
+    for listing in UrlList(tmp_path / "a.csv", Form()).listings():
+        assert (listing.url, listing.cells["caption"], listing.cells["dataset"]) == ("", "a cat", "a")
 
 
 def test_synris(server, tmp_path):

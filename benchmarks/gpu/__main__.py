@@ -21,7 +21,7 @@ from benchmarks.gpu.models import SIZES
 
 log = logging.getLogger("benchmarks.gpu")
 
-PARTS = ("limit", "agreement", "unet", "vae", "training", "extraction")
+PARTS = ("limit", "unet", "vae", "training", "extraction", "agreement")
 
 
 def main() -> None:
@@ -48,9 +48,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", choices=list(SIZES), default="sd15" if torch.cuda.is_available() else "tiny")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16, 32, 64], help="of the UNet's part")
-    parser.add_argument("--modes", nargs="+", choices=list(parts.MODES), default=["eager", "graph"], help="of the UNet at every batch")
-    parser.add_argument("--compiled_batches", nargs="*", type=int, default=[16, 32], help="also compiled: about a minute each")
-    parser.add_argument("--images", type=int, default=288, help="of the extraction")
+    parser.add_argument(
+        "--modes",
+        nargs="+",
+        choices=[parts.PLAIN, *parts.MODES],
+        default=[parts.PLAIN, "eager", "graph"],
+        help="of the UNet at every batch",
+    )
+    parser.add_argument("--compiled_batches", nargs="*", type=int, default=[32], help="also compiled: about a minute each")
+    parser.add_argument("--images", type=int, default=224, help="of the extraction")
     parser.add_argument("--batch", type=int, default=32, help="images a batch of the extraction")
     parser.add_argument("--workers", type=int, default=8, help="processes that decode")
     parser.add_argument("--output", type=Path, default=Path("gpu.json"), help="file of the figures")
@@ -67,7 +73,7 @@ def run(name: str, options: argparse.Namespace, results: dict[str, Any]) -> Any:
         "agreement": lambda: parts.agreement(*_photographs(4 if small else 64), steps=steps, compiled=not small),
         "unet": lambda: [
             *parts.unet(options.size, options.batches, options.modes, rate),
-            *parts.unet(options.size, options.compiled_batches, ["eager", "compiled", "compiled+graph"], rate),
+            *parts.unet(options.size, options.compiled_batches, [parts.PLAIN, "compiled", "compiled+graph"], rate),
         ],
         "vae": lambda: parts.vae(options.size, 2 if small else 16, [torch.float32, torch.bfloat16, torch.float16]),
         "training": lambda: parts.training([32] if small else [224, 512], 2 if small else 64),

@@ -59,6 +59,16 @@ SIZES = {"sd15": SD15, "tiny": TINY}
 TOKENIZER = "assets/tiny-diffusion/tokenizer"
 
 
+def random_unet(size: str, dtype: torch.dtype, device: torch.device | str, seed: int = 0) -> Any:
+    """Diffusers' UNet of random weights as it comes; equal ones for equal seeds, up to the rounding of `dtype`."""
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(seed)
+    with torch.device(device):
+        unet: Any = UNet2DConditionModel(**SIZES[size]["unet"])
+    return unet.to(dtype).eval().requires_grad_(False)
+
+
 def random_model(size: str, dtype: torch.dtype, device: torch.device | str, seed: int = 0) -> LatentDiffusion:
     """A latent diffusion model of random weights.
 
@@ -66,22 +76,19 @@ def random_model(size: str, dtype: torch.dtype, device: torch.device | str, seed
         size: `sd15`, or `tiny`.
         dtype: What the networks compute in.
         device: Where they are made; `meta` allocates nothing.
-        seed: Of the weights: equal ones in each dtype, up to rounding.
+        seed: Of the weights.
     """
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    config = SIZES[size]
-    text = dict(config["text"])
+    unet = random_unet(size, dtype, device, seed)
+    text = dict(SIZES[size]["text"])
     tokens = text.pop("tokens")
-    torch.manual_seed(seed)
     with torch.device(device):
-        unet: Any = UNet2DConditionModel(**config["unet"])
-        vae: Any = AutoencoderKL(**config["vae"])
+        vae: Any = AutoencoderKL(**SIZES[size]["vae"])
         encoder: Any = CLIPTextModel(CLIPTextConfig(max_position_embeddings=tokens, **text))
     tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER, model_max_length=tokens)
-    schedule = NoiseSchedule.from_config(SCHEDULE)
-    return LatentDiffusion(vae.to(dtype), unet.to(dtype), encoder.to(dtype), tokenizer, schedule).to(device)
+    return LatentDiffusion(vae.to(dtype), unet, encoder.to(dtype), tokenizer, NoiseSchedule.from_config(SCHEDULE)).to(device)
 
 
 class RandomInversion(InversionExtractor):

@@ -1,6 +1,6 @@
 """The questions, a function each; each gives plain numbers and takes minutes at most."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.measuring import operations, peak, timed
-from benchmarks.gpu.models import random_model
+from benchmarks.gpu.models import random_model, random_unet
 from modules.diffusion import LatentDiffusion
 
+PLAIN = "diffusers"  # the UNet as the library has it, called as a pipeline calls it
 MODES = {"eager": (False, False), "graph": (True, False), "compiled": (False, True), "compiled+graph": (True, True)}
 LIMIT_SIDE = {"sd15": 8192, "tiny": 256}
 STEPS = {"sd15": 50, "tiny": 2}
@@ -38,32 +39,40 @@ def limit(size: str) -> dict[str, Any]:
 
 
 def unet(size: str, batches: list[int], modes: list[str], flop_per_second: float) -> list[dict[str, Any]]:
-    """One forward pass in bfloat16 by batch and mode: seconds, images a second, share of the limit, distance from the eager one."""
+    """One forward pass in bfloat16 by batch and mode: seconds, images a second, share of the limit, distance from the first mode."""
     model = random_model(size, torch.bfloat16, device())
+    plain = random_unet(size, torch.bfloat16, device())
     meta = random_model(size, torch.float32, "meta")
     flop = operations(lambda: meta.predict(*_meta_inputs(meta)))
     rows = []
     for batch in batches:
-        inputs, eager = _inputs(model, batch), None
+        (latents, text), first = _inputs(model, batch), None
         for mode in modes:
-            model.graphs, model.compiled = MODES[mode]
-            found, row = _forward(model, *inputs)
-            eager = found if eager is None else eager
-            if found is not None and eager is not None:
-                row["difference"] = relative(found, eager)
+            found, row = _forward(_pass(mode, model, plain), latents, text)
+            first = found if first is None else first
+            if found is not None and first is not None:
+                row["difference"] = relative(found, first)
                 row["share_of_limit"] = flop * row["images_per_second"] / flop_per_second
             rows.append({"batch": batch, "mode": mode, **row})
     return rows
 
 
-def _forward(model: LatentDiffusion, latents: Tensor, text: Tensor) -> tuple[Tensor | None, dict[str, Any]]:
+def _pass(mode: str, model: LatentDiffusion, plain: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """One pass in a mode, from latents and text to the UNet's output."""
+    if mode == PLAIN:
+        return lambda latents, text: plain(latents.to(plain.dtype), 500, text).sample.float()
+    model.graphs, model.compiled = MODES[mode]
+    return lambda latents, text: model.predict(latents, 500, text)
+
+
+def _forward(call: Callable[[Tensor, Tensor], Tensor], latents: Tensor, text: Tensor) -> tuple[Tensor | None, dict[str, Any]]:
     """The UNet's output and the time that it takes; none where the memory is too small."""
     with torch.inference_mode():
         try:
-            seconds = timed(lambda: model.predict(latents, 500, text), warm=2)
+            seconds = timed(lambda: call(latents, text), warm=2)
         except torch.OutOfMemoryError:
             return None, {"out_of_memory": True}
-        return model.predict(latents, 500, text), {"seconds": seconds, "images_per_second": len(latents) / seconds["median"]}
+        return call(latents, text), {"seconds": seconds, "images_per_second": len(latents) / seconds["median"]}
 
 
 def vae(size: str, batch: int, dtypes: list[torch.dtype]) -> list[dict[str, Any]]:

@@ -27,8 +27,8 @@ def test_every_part_runs(tmp_path):
     assert ran.returncode == 0, ran.stderr[-2000:]
     told = json.loads(output.read_text())
     assert not [name for name, part in told.items() if isinstance(part, dict) and "error" in part]
-    assert {row["mode"] for row in told["unet"]} == {"eager", "graph"}
-    assert all(row["difference"] == 0 for row in told["unet"]), "without a GPU the modes are the same"
+    assert [row["mode"] for row in told["unet"]] == ["diffusers", "eager", "graph"]
+    assert all(row["difference"] < 0.02 for row in told["unet"]), "the modes give the same within bfloat16's rounding"
     assert [row["images"] for row in told["extraction"]] == [6, 8]
     assert told["limit"]["images_per_second"] > 0
     assert [row["dtype"] for row in told["vae"]] == ["float32", "bfloat16", "float16"]

@@ -9,6 +9,7 @@ Document = Mapping[str, Any]
 
 _SHOWN = 8  # reasons
 _WIDTH = 40  # characters of a name
+_JOINED = "JoinedSource and its option dataset: docs/data_remote.md"
 
 
 def shown(text: object, width: int = 200) -> str:
@@ -130,10 +131,13 @@ def _of_classes(found: Document) -> Iterable[str]:
     if names := lonely["generated"]:
         yield (
             f"{_listed(names)} {_have(names)} no real images: in a study, measure against another data set's by reals_from: "
-            f"{{{shown(names[0], _WIDTH)}: OTHER}}, or join a source of reals (JoinedSource) under the same data set's name"
+            f"{{{shown(names[0], _WIDTH)}: OTHER}}, or join a source of reals as one data set ({_JOINED})"
         )
     if names := lonely["real"]:
-        yield f"{_listed(names)} {_have(names)} no generated images: join them with fakes (JoinedSource), or name them in reals_from"
+        yield (
+            f"{_listed(names)} {_have(names)} no generated images: join them with fakes as one data set ({_JOINED}), "
+            "or name them in reals_from"
+        )
 
 
 def _of_names(found: Document) -> Iterable[str]:

@@ -31,7 +31,7 @@ def test_no_import_goes_back(package):
 
 def test_sources_stand_above_what_they_read_by():
     """Layouts, tables and captions are read by sources, and by commands that use sources."""
-    files = sorted(Path("datamodules/layouts").glob("*.py")) + [Path("datamodules/tables.py"), Path("datamodules/captions.py")]
+    files = [*sorted(Path("datamodules/layouts").glob("*.py")), Path("datamodules/tables.py"), Path("datamodules/captions.py")]
     for path in files:
         above = [name for name in imported(path) if name.startswith(("datamodules.sources", "datamodules.generate"))]
         assert not above, f"{path} imports {above}"

@@ -182,7 +182,7 @@ def test_a_table_that_is_a_link_leading_out_is_not_opened(benchmark, file, tmp_p
     place = tmp_path / "data" / file
     place.rename(tmp_path / "secret")
     place.symlink_to(tmp_path / "secret")
-    with pytest.raises(DataError, match="is a link that leads out of .*put the file itself there"):
+    with pytest.raises(DataError, match=r"is a link that leads out of .*put the file itself there"):
         records(tmp_path / "data", tmp_path)
     with pytest.raises(DataError, match="is a link that leads out of"):
         records(tmp_path / "data", tmp_path, layout=benchmark.__name__)

@@ -91,13 +91,13 @@ def _reasons(what: str, reasons: Sequence[Document]) -> list[str]:
 
 def _doubles(found: Document) -> list[str]:
     same, near = found["duplicates"], found["near_duplicates"]
+    if same is None or near is None:
+        return ["copies of files and near-duplicates were not looked for (--fast)"]
     lines = [
         f"{same['copies']} copies of another file: {same['across_classes']} contents are both real and generated, "
         f"{same['across_splits']} lie in several splits",
         *(f"  {' and '.join(map(shown, pair))}" for pair in same["examples"]),
     ]
-    if near is None:
-        return [*lines, "near-duplicates were not looked for"]
     where = "splits as they would be cut by default" if near["splits_cut_here"] else "splits"
     return [
         *lines,
@@ -158,17 +158,17 @@ def _of_files(found: Document) -> Iterable[str]:
 
 
 def _of_splits(found: Document) -> Iterable[str]:
-    same, near, leaks = found["duplicates"], found["near_duplicates"], found["leaks"]
-    if same["across_classes"]:
+    same, near, leaks = found["duplicates"] or {}, found["near_duplicates"] or {}, found["leaks"]
+    if same.get("across_classes"):
         yield f"{same['across_classes']} contents are both a real and a generated image: one of the labels is wrong"
-    if same["across_splits"] or leaks["groups"]:
+    if same.get("across_splits") or leaks["groups"]:
         yield (
-            f"{same['across_splits']} contents and {leaks['groups']} groups or pairs lie in several splits: correct the splits, "
+            f"{same.get('across_splits', 0)} contents and {leaks['groups']} groups or pairs lie in several splits: correct the splits, "
             "or train with --data.on_leak drop"
         )
-    if near and near["across_splits"]:
+    if near.get("across_splits"):
         yield f"{near['across_splits']} images look like one of a later split: give them a common group, or train with --data.on_leak drop"
-    if near and near["across_classes"]:
+    if near.get("across_classes"):
         yield f"{near['across_classes']} real images look like a generated one: give both a common pair, or look whether a label is wrong"
     counts = {split: sum(part["splits"][split] for part in found["parts"]) for split in (*SPLITS, "none")}
     if counts["none"] == 0 and (missing := [split for split in SPLITS if not counts[split]]):

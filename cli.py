@@ -198,6 +198,10 @@ class UndertowCLI(LightningCLI):
         if self.config.data.evaluate_only is not None:
             msg = "data.evaluate_only is for trained detectors; leave it out of train.py"
             raise RunError(msg)
+        try:
+            ReportOptions(**vars(self.config.report))
+        except ValueError as error:
+            raise RunError(str(error)) from error
         given = os.environ.get(RUN_VARIABLE)
         if given and not is_main_process():
             self.run = Run(Path(given), Path(os.environ[CHECKPOINT_VARIABLE]) if os.environ[CHECKPOINT_VARIABLE] else None)

@@ -235,6 +235,22 @@ def _hash_one(name: str) -> tuple[FileHash, _Stamp | None]:
     return FileHash(digest, after.st_size), stamp if steady else None
 
 
+def hash_of_path(path: str | Path) -> FileHash:
+    """What stands for the hash of a file where no file shall be read: that of its absolute path.
+
+    Args:
+        path: File, of which the system is asked for its length alone.
+    """
+    try:
+        status = os.stat(path)
+        _refuse_irregular(status, path)
+    except OSError as error:
+        return FileHash("", 0, describe_os_error(error))
+    except ValueError:  # a null byte
+        return FileHash("", 0, "no file can have this name")
+    return FileHash(hashlib.sha256(os.path.abspath(path).encode("utf-8", "surrogateescape")).hexdigest(), status.st_size)
+
+
 def hash_tree(directory: str | Path, hashes: ContentHashes | None = None, leave_out: Sequence[str] = NOT_WEIGHTS) -> str:
     """One digest of all that lies under a folder: the identity of a model's weights.
 

@@ -63,16 +63,37 @@ def answers_at(frame: pd.DataFrame, threshold: float) -> dict[str, Any]:
         threshold: Scores greater than this are called fake.
 
     Returns:
-        A `Matrix` with the columns `real` and `fake`, and a row `dataset/generator` for each source: those of real images first.
+        A `Matrix` with the columns `real` and `fake`, and a row for each source (see `source_names`): those of real images first. Besides,
+        `sources`: of each row `dataset/generator`, as the table has it.
     """
     scored = frame[frame["score"].notna()]
-    names = scored["dataset"].astype(str) + "/" + scored["generator"].astype(str)
-    both = set(names[scored["label"] == 0]) & set(names[scored["label"] == 1])
-    names = names.mask((scored["label"] == 0) & names.isin(both), names + " (real)")
+    names = source_names(scored)
     kinds = {name: label for label in (0, 1) for name in sorted(set(names[scored["label"] == label]))}
     called = np.where(scored["score"] > threshold, "fake", REAL).tolist()
     rows = {name: "fake" if label else REAL for name, label in kinds.items()}
-    return confusion(names.tolist(), called, rows, (REAL, "fake")) | {"trained_on": [None] * len(rows)}
+    told = dict(zip(names, _sources(scored), strict=True))
+    found = confusion(names.tolist(), called, rows, (REAL, "fake"))
+    return found | {"trained_on": [None] * len(rows), "sources": [told[name] for name in rows]}
+
+
+def source_names(frame: pd.DataFrame) -> "pd.Series[str]":
+    """What the source of each image is called: `dataset/generator`, and ` (real)` after it where fakes have the name of real images.
+
+    Args:
+        frame: A predictions table.
+    """
+    names, real = _sources(frame), frame["label"] == 0
+    taken, shown = set(names), {}
+    for name in sorted(set(names[real]) & set(names[~real])):
+        shown[name] = f"{name} (real)"
+        while shown[name] in taken:  # a source may be called just that
+            shown[name] += " (real)"
+        taken.add(shown[name])
+    return names.mask(real & names.isin(list(shown)), names.map(shown))
+
+
+def _sources(frame: pd.DataFrame) -> "pd.Series[str]":
+    return frame["dataset"].astype(str) + "/" + frame["generator"].astype(str)
 
 
 def long_rows(matrix: Matrix) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """All that `metrics.json` holds, from the predictions table and what stands in `metrics.json` itself: thresholds, seed, settings."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -72,27 +72,17 @@ def document(
     """
     rows = measured_rows(frame, split)
     told = trained or {}
+    how = _How(reals_from, resamples, seed)
     metrics = metrics_document(rows, threshold, reals_from, resamples, seed)
     documents = documents_of(metrics, str(rows["detector"].iloc[0]))
-    for name in documents:
-        own = rows[rows["detector"] == name]
-        families = family_document(own, told.get(name), resamples, seed)
-        found = {"families": families, "shortcuts": _shortcuts(own, reals_from), "matched": _matched(own, reals_from, resamples, seed)}
-        if FRACTION in own.columns:
-            found["fractions"] = by_fraction(own, Threshold(**documents[name]["threshold"]), reals_from, resamples, seed)
-        _record(metrics, name).update({key: value for key, value in found.items() if value})
-    thresholds = {name: Threshold(**part["threshold"]) for name, part in documents.items()}
+    for name, part in documents.items():
+        _record(metrics, name).update(_of_one(rows[rows["detector"] == name], Threshold(**part["threshold"]), told.get(name), how))
     if len(rows["perturbation"].unique()) > 1:
+        thresholds = {name: Threshold(**part["threshold"]) for name, part in documents.items()}
         for name, changed in robustness(rows, thresholds, reals_from, resamples, seed).items():
             _record(metrics, name)["robustness"] = changed
     if len(documents) > 1:
-        several = {
-            "generalisation": generalisation(rows, told, reals_from, resamples, seed),
-            "comparison": compare_detectors(rows, reals_from, baseline, resamples, seed),
-            "seeds": seeds(rows, reals_from, baseline, resamples, seed),
-            "selection": None if choose_by is None else selection(rows, choose_by, reals_from, resamples, seed),
-        }
-        metrics |= {name: part for name, part in several.items() if _says_something(part)}
+        metrics |= _of_all(rows, told, baseline, choose_by, how)
     metrics["settings"] = {
         "split": split,
         "reals_from": dict(reals_from or {}),
@@ -103,6 +93,36 @@ def document(
         "seed": seed,
     }
     return metrics
+
+
+class _How(NamedTuple):
+    """What every measure is taken with, in the order of their arguments."""
+
+    reals_from: Mapping[str, str] | None
+    resamples: int
+    seed: int
+
+
+def _of_one(rows: pd.DataFrame, threshold: Threshold, trained: Trained | None, how: _How) -> dict[str, Any]:
+    """What is said of one detector besides its metrics, where there is something to say."""
+    found = {
+        "families": family_document(rows, trained, how.resamples, how.seed),
+        "shortcuts": _shortcuts(rows, how.reals_from),
+        "matched": _matched(rows, *how),
+        "fractions": by_fraction(rows, threshold, *how) if FRACTION in rows.columns else None,
+    }
+    return {name: part for name, part in found.items() if part}
+
+
+def _of_all(rows: pd.DataFrame, trained: Mapping[str, Trained], baseline: str | None, choose_by: str | None, how: _How) -> dict[str, Any]:
+    """What is said of several detectors together, where there is something to say."""
+    found = {
+        "generalisation": generalisation(rows, trained, *how),
+        "comparison": compare_detectors(rows, how.reals_from, baseline, how.resamples, how.seed),
+        "seeds": seeds(rows, how.reals_from, baseline, how.resamples, how.seed),
+        "selection": None if choose_by is None else selection(rows, choose_by, *how),
+    }
+    return {name: part for name, part in found.items() if _says_something(part)}
 
 
 def recomputed(frame: pd.DataFrame, metrics: Mapping[str, Any]) -> dict[str, Any]:

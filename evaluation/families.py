@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation.confusion import REAL, UNKNOWN, confusion
+from evaluation.confusion import REAL, UNKNOWN, confusion, source_names
 from evaluation.resampling import (
     LEVEL,
     MIN_GROUPS,
@@ -112,13 +112,10 @@ def _answers(frame: pd.DataFrame, by_generator: bool) -> _Answers:
         column = frame[name].astype(object) if name in frame else pd.Series(None, index=frame.index, dtype=object)
         return column.where(column.notna(), None).to_numpy(object)
 
-    places = (frame["dataset"] + "/" + frame["generator"]).to_numpy(object, copy=True)
-    same = (labels == 0) & np.isin(places.astype(str), places[labels == 1].astype(str))
-    places[same] += " (real)"
     return _Answers(
         labels,
         group_codes(frame["group"].tolist(), frame["key"].tolist()),
-        places,
+        source_names(frame).to_numpy(object),
         true("generator"),
         true("family"),
         predicted("predicted_family"),

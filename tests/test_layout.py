@@ -27,3 +27,11 @@ def test_no_import_goes_back(package):
             top = name.partition(".")[0]
             if top in PACKAGES | ROOT and not (package == "evaluation" and name.startswith("modules.metrics")):
                 assert top in ALLOWED[package], f"{path} imports {name}"
+
+
+def test_sources_stand_above_what_they_read_by():
+    """Layouts, tables and captions are read by sources, and by commands that use sources."""
+    files = [*sorted(Path("datamodules/layouts").glob("*.py")), Path("datamodules/tables.py"), Path("datamodules/captions.py")]
+    for path in files:
+        above = [name for name in imported(path) if name.startswith(("datamodules.sources", "datamodules.generate"))]
+        assert not above, f"{path} imports {above}"

@@ -52,6 +52,7 @@ def test_negative_numbers_are_refused_in_a_sentence(place, run, option):
         train.main(options(place, "refused", *HEAD, f"--report.{option}"))
     with pytest.raises(RunError, match=re.escape(sentence)):
         evaluated(place, run, "unstarted", f"--report.{option}")
+    assert not (place / "runs" / "refused").exists()
     assert not (place / "runs" / "unstarted").exists()
 
 
@@ -62,6 +63,10 @@ def test_a_report_holds_as_many_images_as_it_may(run):
     assert data["split"] == "test"
     assert [name for name, text in zip(data["images"]["key"], json.loads(page.data[1]), strict=True) if not text] == []
     assert len(json.loads(page.data[2])) == 12
+    held = set(data["images"]["key"])
+    led = {href.rpartition("%2F")[2].partition("%40")[0] for href in page.values("href") if "image=" in href}
+    assert led
+    assert led <= held
     assert "img" in page.tags
     assert yaml.safe_load((run / "config.yaml").read_text())["report"] == {"images": 12, "megabytes": 16.0, "spectra": 2}
     assert "2 images" in page.text or "up to 2" in page.text

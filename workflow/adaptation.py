@@ -8,6 +8,7 @@ import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -374,8 +375,8 @@ def adapt(job: Adaptation, reals_from: str | None, hardware: dict[str, Any]) -> 
     )
     checkpoint = promote(checkpoints[-1], job.folder)
     if wants_wandb(job.overrides.get("trainer.logger", config["trainer"].get("logger"))):
-        runs = runs_of_adaptation(job, config, dict(zip(heads, (job.checkpoint, checkpoint), strict=True)))
-        log_study(runs, frame, metrics, pipeline.pictures([data], []) if report.images else None, concerns(data))
+        runs = partial(runs_of_adaptation, job, config, dict(zip(heads, (job.checkpoint, checkpoint), strict=True)))
+        log_study(job.folder, runs, frame, metrics, pipeline.pictures([data], []) if report.images else None, concerns(data))
     last = [f"New checkpoint: {checkpoint}", f"Report: {job.folder / 'report.html'}", f"All results: {job.folder}"]
     return "\n".join([text(found), *last])
 

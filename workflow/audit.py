@@ -17,12 +17,13 @@ from datamodules.datamodule import FeatureDataModule
 from datamodules.errors import DataError
 from datamodules.facts import DESCRIPTIONS, Facts
 from datamodules.files import write_atomically
+from datamodules.layouts import layout_names
 from datamodules.perturbations import NAMES_HELP
 from datamodules.perturbations import perturbation as find_perturbation
 from datamodules.reader import ImageError
 from datamodules.records import SPLITS, Record
-from datamodules.sources import FolderSource, ManifestSource
 from datamodules.sources.base import Source
+from datamodules.sources.found import FOLDERS, find_source
 from datamodules.splits import limit_records
 from modules.errors import UserError
 
@@ -33,8 +34,8 @@ log = logging.getLogger("undertow")
 
 RESULT = "audit.json"
 DETAILS = """\
-PATH  a folder (real/ and fake/, or one folder a generator beside one of real images, and what else FolderSource knows) or a manifest
-      (.csv, .parquet, .jsonl with the columns path and label, and what else ManifestSource knows).
+PATH  a manifest (.csv, .parquet, .jsonl with the columns path and label, and what else ManifestSource knows), or a folder: with a file
+      manifest.csv in it, with the tree of a public benchmark (docs/data.md), or with folders named real and fake, or after generators.
 
 Nothing is trained, no model is needed. Facts of a file are its format, bytes, width, height, aspect, JPEG quality and chroma, mean
 colour and finest detail, and what a manifest says in source_format, source_width, source_height and source_bytes of the files before
@@ -120,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
     add("--split", choices=(*SPLITS, "all"), default="all", help="images of one split only, where the data has splits (default: all)")
     add("--perturbation", default="none", metavar="NAME", help=f"what every image goes through first (default: none): {NAMES_HELP}")
     add("--limit", type=int, metavar="N", help="at most N images of each generator, chosen by their content")
+    add("--layout", metavar="NAME", help=f"{', '.join(layout_names())}, the path of a YAML file of your own, or {FOLDERS} (default: found)")
     add("--reals", nargs="+", metavar="NAME", help="further names of folders that hold real images")
     add("--allow_outside", action="store_true", help="also read files outside of the manifest's folder")
     add("--cache_dir", type=Path, default=Path("cache"), help="where facts are remembered (default: %(default)s)")
@@ -132,9 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         find_perturbation(options.perturbation)
-        source = _source(options)
+        source = find_source(options.path, options.layout, reals=options.reals, allow_outside=options.allow_outside)
         folder = options.out or Path("runs") / _default_name(source, options)
-        asked = {"source": source.location, "split": options.split, "perturbation": options.perturbation, "limit": options.limit}
+        asked = {name: getattr(options, name) for name in ("layout", "split", "perturbation", "limit")} | {"source": source.location}
         _check_free(folder, asked)
         records = _records(source, options)
         document = _document(records, options.cache_dir, options.perturbation, str(options.path))
@@ -156,21 +158,6 @@ def _default_name(source: Source, options: argparse.Namespace) -> str:
     perturbation = None if options.perturbation == "none" else options.perturbation
     limit = None if options.limit is None else f"limit_{options.limit}"
     return "-".join(["audit", source.name, *filter(None, (split, perturbation, limit))])
-
-
-def _source(options: argparse.Namespace) -> Source:
-    if options.path.is_dir():
-        if options.allow_outside:
-            msg = f"--allow_outside is for manifests; {options.path} is a folder"
-            raise DataError(msg)
-        return FolderSource(str(options.path), reals=options.reals)
-    if not options.path.exists():
-        msg = f"{options.path} does not exist: name a folder of images or a manifest"
-        raise DataError(msg)
-    if options.reals:
-        msg = f"--reals is for folders; {options.path} is a file, whose column label says what is real"
-        raise DataError(msg)
-    return ManifestSource(str(options.path), allow_outside=options.allow_outside)
 
 
 def _records(source: Source, options: argparse.Namespace) -> list[Record]:
@@ -205,8 +192,8 @@ def _check_free(folder: Path, asked: Mapping[str, Any]) -> None:
         return
     try:
         before = json.loads((folder / RESULT).read_text())
-        same = {name: before[name] for name in asked} == dict(asked)
-    except (OSError, ValueError, KeyError, TypeError):
+        same = {name: before.get(name) for name in asked} == dict(asked)
+    except (OSError, ValueError, AttributeError):
         same = False
     if not same:
         msg = f"{folder} holds results of something else, or an audit of other images; choose another --out"

@@ -95,13 +95,21 @@ def wants_wandb(logger: Any) -> bool:
     return str(logger).lower() in ("none", "null", "true")
 
 
-def log_study(runs: Runs, frame: pd.DataFrame, metrics: Mapping[str, Any], load: Load | None, warnings: Sequence[str] = ()) -> None:
+def log_study(
+    folder: Path,
+    runs: Callable[[], Runs],
+    frame: pd.DataFrame,
+    metrics: Mapping[str, Any],
+    load: Load | None,
+    warnings: Sequence[str] = (),
+) -> None:
     """Log what was measured to W&B, one run after the other; no failure of W&B's goes further than a warning. On rank 0 only.
 
     Where there is one detector, one run has all. Each run goes on where the same run directory is evaluated again.
 
     Args:
-        runs: Whose runs.
+        folder: The run directory.
+        runs: Says whose runs; called here, since it too must not stop a study that is measured and written.
         frame: The predictions table, of any splits.
         metrics: What `metrics.json` holds.
         load: From a key to the pictures that the detector saw. `UNDERTOW_WANDB_PICTURES=false` keeps all pictures here.
@@ -109,17 +117,18 @@ def log_study(runs: Runs, frame: pd.DataFrame, metrics: Mapping[str, Any], load:
     """
     mode = os.environ.get(MODE_VARIABLE)
     try:
-        for run in _runs(runs, frame[frame["split"] == "test"], metrics, load, warnings):
-            if not _send(runs, run):
+        whose = runs()
+        for run in _runs(whose, frame[frame["split"] == "test"], metrics, load, warnings):
+            if not _send(whose, run):
                 break
     except Exception as error:
-        log.warning("W&B failed (%s: %s); all that it would have is in %s", type(error).__name__, error, runs.folder)
+        log.warning("W&B failed (%s: %s); all that it would have is in %s", type(error).__name__, error, folder)
     finally:
         os.environ.pop(MODE_VARIABLE, None)
         os.environ.update({} if mode is None else {MODE_VARIABLE: mode})
     end_service()
-    if logs := unsynced(runs.folder):
-        log.info("W&B: %d log(s) of this run are only on this machine. %s", len(logs), how_to_sync(runs.folder))
+    if logs := unsynced(folder):
+        log.info("W&B: %d log(s) of this run are only on this machine. %s", len(logs), how_to_sync(folder))
 
 
 def values(document: Mapping[str, Any]) -> dict[str, float]:

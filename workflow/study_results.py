@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,9 +90,8 @@ def write_study(
         options=study.report,
     )
     if config is not None:
-        study_charts.log_study(
-            study_charts.runs_of(study, results, folder, config), frame, metrics, load if study.report.images else None, warnings
-        )
+        runs = partial(study_charts.runs_of, study, results, folder, config)
+        study_charts.log_study(folder, runs, frame, metrics, load if study.report.images else None, warnings)
     documents = documents_of(metrics, next(iter(thresholds)))
     told_of = [] if targets is None else [compared.text(targets, compared.compare(targets, documents, settings))]
     told_of += [

@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     add("--reals", nargs="+", metavar="NAME", help="further names of folders that hold real images")
     add("--allow_outside", action="store_true", help="also read files outside of the manifest's folder")
     add("--families", type=Path, metavar="FILE", help="YAML file that says of what families your generators are")
-    add("--fast", action="store_true", help="read headers only: damage further on, near-duplicates, colour and detail are not seen")
+    add("--fast", action="store_true", help="read headers only: copies, near-duplicates, later damage, colour and detail are not seen")
     add("--json", type=Path, metavar="FILE", help="write all that was found there")
     add("--cache_dir", type=Path, default=Path("cache"), help="where hashes and facts are remembered (default: %(default)s)")
     return built

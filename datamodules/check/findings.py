@@ -31,7 +31,7 @@ def findings(source: Source, families: FamilyMap, cache_dir: Path, fast: bool = 
         source: Where they come from.
         families: What family a generator is of.
         cache_dir: Where hashes and facts are remembered.
-        fast: Read headers only.
+        fast: Read headers only: no file is read as a whole, so that neither copies nor near-duplicates are looked for.
 
     Returns:
         Plain values for JSON.
@@ -39,7 +39,7 @@ def findings(source: Source, families: FamilyMap, cache_dir: Path, fast: bool = 
     Raises:
         DataError: The source cannot be read, or has no images.
     """
-    records = families.resolve(source.records(cache_dir))
+    records = families.resolve(source.records_by_path(cache_dir) if fast else source.records(cache_dir))
     looked = look(records, cache_dir, fast)
     counts = Counter(record.label for record in records)
     parts = [_part(own, looked.facts) for _, own in sorted(_by_part(records).items())]
@@ -54,7 +54,7 @@ def findings(source: Source, families: FamilyMap, cache_dir: Path, fast: bool = 
         "parts": parts,
         "left_out": _reasons(source.failures),
         "unreadable": _reasons(_unreadable(records, looked)),
-        "duplicates": _duplicates(records),
+        "duplicates": None if fast else _duplicates(records),
         "leaks": _leaks(records),
         "near_duplicates": None if fast else _near(records, looked.hashes),
         "shortcuts": shortcuts(records, looked.facts),

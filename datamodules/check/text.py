@@ -9,6 +9,7 @@ Document = Mapping[str, Any]
 
 _SHOWN = 8  # reasons
 _WIDTH = 40  # characters of a name
+_JOINED = "JoinedSource and its option dataset: docs/data_remote.md"
 
 
 def shown(text: object, width: int = 200) -> str:
@@ -90,13 +91,13 @@ def _reasons(what: str, reasons: Sequence[Document]) -> list[str]:
 
 def _doubles(found: Document) -> list[str]:
     same, near = found["duplicates"], found["near_duplicates"]
+    if same is None or near is None:
+        return ["copies of files and near-duplicates were not looked for (--fast)"]
     lines = [
         f"{same['copies']} copies of another file: {same['across_classes']} contents are both real and generated, "
         f"{same['across_splits']} lie in several splits",
         *(f"  {' and '.join(map(shown, pair))}" for pair in same["examples"]),
     ]
-    if near is None:
-        return [*lines, "near-duplicates were not looked for"]
     where = "splits as they would be cut by default" if near["splits_cut_here"] else "splits"
     return [
         *lines,
@@ -130,10 +131,13 @@ def _of_classes(found: Document) -> Iterable[str]:
     if names := lonely["generated"]:
         yield (
             f"{_listed(names)} {_have(names)} no real images: in a study, measure against another data set's by reals_from: "
-            f"{{{shown(names[0], _WIDTH)}: OTHER}}, or join a source of reals (JoinedSource) under the same data set's name"
+            f"{{{shown(names[0], _WIDTH)}: OTHER}}, or join a source of reals as one data set ({_JOINED})"
         )
     if names := lonely["real"]:
-        yield f"{_listed(names)} {_have(names)} no generated images: join them with fakes (JoinedSource), or name them in reals_from"
+        yield (
+            f"{_listed(names)} {_have(names)} no generated images: join them with fakes as one data set ({_JOINED}), "
+            "or name them in reals_from"
+        )
 
 
 def _of_names(found: Document) -> Iterable[str]:
@@ -154,17 +158,17 @@ def _of_files(found: Document) -> Iterable[str]:
 
 
 def _of_splits(found: Document) -> Iterable[str]:
-    same, near, leaks = found["duplicates"], found["near_duplicates"], found["leaks"]
-    if same["across_classes"]:
+    same, near, leaks = found["duplicates"] or {}, found["near_duplicates"] or {}, found["leaks"]
+    if same.get("across_classes"):
         yield f"{same['across_classes']} contents are both a real and a generated image: one of the labels is wrong"
-    if same["across_splits"] or leaks["groups"]:
+    if same.get("across_splits") or leaks["groups"]:
         yield (
-            f"{same['across_splits']} contents and {leaks['groups']} groups or pairs lie in several splits: correct the splits, "
+            f"{same.get('across_splits', 0)} contents and {leaks['groups']} groups or pairs lie in several splits: correct the splits, "
             "or train with --data.on_leak drop"
         )
-    if near and near["across_splits"]:
+    if near.get("across_splits"):
         yield f"{near['across_splits']} images look like one of a later split: give them a common group, or train with --data.on_leak drop"
-    if near and near["across_classes"]:
+    if near.get("across_classes"):
         yield f"{near['across_classes']} real images look like a generated one: give both a common pair, or look whether a label is wrong"
     counts = {split: sum(part["splits"][split] for part in found["parts"]) for split in (*SPLITS, "none")}
     if counts["none"] == 0 and (missing := [split for split in SPLITS if not counts[split]]):

@@ -87,7 +87,7 @@ def _run(options: argparse.Namespace) -> "tuple[Study, Made]":
     from tqdm import tqdm
 
     from datamodules.cache.features import library_versions
-    from datamodules.generate.sampling import Sampler
+    from datamodules.generate.sampling import Loading, Sampler
     from datamodules.generate.study import Study
     from datamodules.scoring import find_device
 
@@ -105,9 +105,8 @@ def _run(options: argparse.Namespace) -> "tuple[Study, Made]":
     of_model = {"captions": _digest(options.captions), "model": identity(options.model), "revision": options.revision, "dtype": dtype}
     notes = {"model": options.model, "captions": str(options.captions), "versions": library_versions()}
     study = Study(options.output, {**named, **sampled, **of_model}, notes=notes, **named)
-    sampler = partial(
-        Sampler, options.model, revision=options.revision, dtype=getattr(torch, dtype), device=device, seed=options.seed, **sampled
-    )
+    loading = Loading(options.model, options.revision, getattr(torch, dtype), device)
+    sampler = partial(Sampler, loading, seed=options.seed, **sampled)
     bar = tqdm(total=options.test + options.calibration, desc="Photographs with fakes", unit="pair", disable=None)
     with bar, lock(options.output / ".lock"):
         study.check()

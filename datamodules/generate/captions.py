@@ -1,23 +1,14 @@
 """Photographs and their captions, from MSCOCO's annotations or from a manifest."""
 
-import json
 import os
-import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from datamodules.captions import Skip, clean_caption, read_annotations
 from datamodules.errors import DataError
-from datamodules.hashing import describe_os_error, open_regular
 from datamodules.records import REAL
 from datamodules.sources.manifest import ManifestSource
-
-MAX_CAPTION = 1000  # characters; text encoders read 77 tokens, and a book is a mistake
-_MAX_JSON = 1_000_000_000  # bytes; MSCOCO's largest annotation file has 92 million
-_READ_AS_MISSING = frozenset({"nan", "null", "none", "<na>"})  # captions that a manifest's reader would take for an empty cell
-
-Skip = Callable[[str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,31 +63,6 @@ def read_captions(path: Path, images: Path | None, skip: Skip) -> list[Captioned
     return found
 
 
-def clean_caption(text: str) -> str:
-    """A caption as one line.
-
-    Args:
-        text: As somebody wrote it. White space, line breaks included, becomes single spaces.
-
-    Returns:
-        The caption.
-
-    Raises:
-        ValueError: It cannot be a prompt and a cell of a table; the message says why.
-    """
-    caption = " ".join(text.split())
-    strange = next((character for character in caption if unicodedata.category(character) in ("Cc", "Cs")), None)
-    if strange is not None:
-        msg = f"its caption has the control character {strange!r}"
-    elif not caption or caption.lower() in _READ_AS_MISSING:
-        msg = f"its caption is {caption!r}, which says nothing"
-    elif len(caption) > MAX_CAPTION:
-        msg = f"its caption has {len(caption)} characters, more than {MAX_CAPTION}"
-    else:
-        return caption
-    raise ValueError(msg)
-
-
 def _from_manifest(path: Path, skip: Skip) -> Iterator[Captioned]:
     folder = os.path.abspath(path.expanduser().parent)
     for record in ManifestSource(str(path)).entries(Path()):
@@ -115,69 +81,13 @@ def _from_annotations(path: Path, images: Path, skip: Skip) -> Iterator[Captione
     if not images.is_dir():
         msg = f"--images {images} is not a folder: name the one that holds the photographs of {path}"
         raise DataError(msg)
-    content = _read_json(path)
-    names = _by_id(content, "images", path, {"id": (int, str), "file_name": (str,)})
-    annotations = _by_id(content, "annotations", path, {"id": (int,), "image_id": (int, str), "caption": (str,)})
-    captions: dict[int | str, str] = {}
-    for number in sorted(annotations):
-        captions.setdefault(annotations[number]["image_id"], annotations[number]["caption"])
-    for strange in captions.keys() - names.keys():
-        skip(_text(strange), "it has a caption, but is not among the images of the annotation file")
-    for number, image in names.items():
+    for each in read_annotations(path, skip):
         try:
-            if number not in captions:
-                msg = "it has no caption"
-                raise ValueError(msg)
-            caption, file = clean_caption(captions[number]), _inside(images, image["file_name"])
+            file = _inside(images, each.file_name)
         except ValueError as error:
-            skip(_text(number), str(error))
+            skip(each.id, str(error))
             continue
-        yield Captioned(_text(number), file, caption, "human", images.resolve().name)
-
-
-def _text(number: int | str) -> str:
-    return f"{number:012d}" if isinstance(number, int) else number  # MSCOCO's files are named so
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        with open_regular(path) as file:
-            if file.seek(0, os.SEEK_END) > _MAX_JSON:
-                msg = f"--captions {path} has more than {_MAX_JSON} bytes: this is no annotation file"
-                raise DataError(msg)
-            file.seek(0)
-            content = json.load(file)
-    except OSError as error:
-        msg = f"--captions {path} cannot be read ({describe_os_error(error)}): check the path"
-        raise DataError(msg) from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, DataError):
-            raise
-        msg = f"--captions {path} is not JSON ({' '.join(str(error).split())[:200]}): fetch it again"
-        raise DataError(msg) from error
-    if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in ("images", "annotations")):
-        msg = f"--captions {path} has no lists `images` and `annotations`: it must be an annotation file in MSCOCO's form, or a manifest"
-        raise DataError(msg)
-    return content
-
-
-def _by_id(content: dict[str, Any], part: str, path: Path, fields: dict[str, tuple[type, ...]]) -> dict[Any, dict[str, Any]]:
-    """The entries of a list by their ids, which are distinct."""
-    found: dict[Any, dict[str, Any]] = {}
-    for i, entry in enumerate(content[part]):
-        wrong = next((name for name in fields if not isinstance(entry, dict) or not _is_a(entry.get(name), fields[name])), None)
-        if wrong is not None:
-            msg = f"--captions {path}: {part}[{i}] is {repr(entry)[:80]}, whose {wrong} is missing or of another type: correct it"
-            raise DataError(msg)
-        if entry["id"] in found:
-            msg = f"--captions {path}: {part}[{i}] has the id {entry['id']!r} of another one: nobody can say which is meant; remove one"
-            raise DataError(msg)
-        found[entry["id"]] = entry
-    return found
-
-
-def _is_a(value: Any, types: tuple[type, ...]) -> bool:
-    return isinstance(value, types) and not isinstance(value, bool)
+        yield Captioned(each.id, file, each.caption, "human", images.resolve().name)
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -8,7 +8,6 @@ no channels for a mask. An autoencoder shifts the whole image, so the result is 
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from datamodules.errors import DataError
 from datamodules.generate.masks import Mask, whole_cells
 from datamodules.generate.reals import Pixels
-from datamodules.generate.sampling import BLACK, UNSAFE, load_pipeline
+from datamodules.generate.sampling import BLACK, UNSAFE, Loading
 from modules.diffusion.latent_diffusion import read_model_index
 from modules.errors import ModelError, UserError
 from modules.images import to_uint8, to_unit
@@ -62,10 +61,7 @@ class PipelineEditor:
 
     Args:
         kind: `img2img` or `inpaint`.
-        model: Directory in the diffusers format, or hub id, of any pipeline that has such a variant.
-        revision: Branch, tag or commit of a hub model.
-        dtype: What the networks compute in.
-        device: Where they run.
+        loading: Which model, any pipeline that has such a variant, and where it runs.
         strength: How far an image is noised, above 0 and at most 1.
         steps: Denoising steps from noise to an image; about `strength · steps` of them are taken.
         guidance: Scale of classifier-free guidance; 1 is none.
@@ -74,26 +70,14 @@ class PipelineEditor:
         ModelError: The model cannot be loaded as such a pipeline.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        model: str,
-        *,
-        revision: str | None = None,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-        strength: float = 0.5,
-        steps: int = 50,
-        guidance: float = 7.5,
-    ) -> None:
+    def __init__(self, kind: str, loading: Loading, *, strength: float = 0.5, steps: int = 50, guidance: float = 7.5) -> None:
         self.kind = kind
-        self.model = model
+        self.model = loading.model
         self.strength = strength
         self.steps = steps
         self.guidance = guidance
-        self.pipeline = load_pipeline(*_PIPELINES[kind], model, revision, dtype).to(device)
-        self.pipeline.set_progress_bar_config(disable=True)
-        self.notes = {"scheduler": type(self.pipeline.scheduler).__name__, "commit": _commit(model, revision)}
+        self.pipeline = loading.pipeline(*_PIPELINES[kind])
+        self.notes = {"scheduler": type(self.pipeline.scheduler).__name__, "commit": loading.commit()}
 
     def edit(
         self, images: Sequence[Pixels], prompts: Sequence[str], seeds: Sequence[int], masks: Sequence[Mask | None]
@@ -122,26 +106,16 @@ class AutoencoderEditor:
     """The round trip through an autoencoder: encoded to the mean of its posterior and decoded, with no noise.
 
     Args:
-        model: Directory in the diffusers format, or hub id, of a pipeline with a part `vae`, or of an autoencoder alone.
-        revision: Branch, tag or commit of a hub model.
-        dtype: What it computes in.
-        device: Where it runs.
+        loading: Which model, a pipeline with a part `vae` or an autoencoder alone, and where it runs.
 
     Raises:
         ModelError: There is no autoencoder of images.
     """
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        revision: str | None = None,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.model = model
-        self.vae = _load_autoencoder(model, revision, dtype).to(device).eval().requires_grad_(False)
-        self.notes = {"scheduler": "", "commit": _commit(model, revision)}
+    def __init__(self, loading: Loading) -> None:
+        self.model = loading.model
+        self.vae = _load_autoencoder(loading.model, loading.revision, loading.dtype).to(loading.device).eval().requires_grad_(False)
+        self.notes = {"scheduler": "", "commit": loading.commit()}
 
     @torch.inference_mode()
     def edit(
@@ -179,19 +153,6 @@ def native_size(kind: str, model: str, revision: str | None = None) -> int:
         msg = f"the configuration of {model!r} does not say what size its images have: name it with --size"
         raise ModelError(msg)
     return found
-
-
-def _commit(model: str, revision: str | None) -> str:
-    """The commit of a hub model that was loaded, by the folder of the hub's cache that holds it; empty of a local one."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if Path(model).is_dir():
-        return ""
-    for name in ("model_index.json", "config.json"):
-        found = try_to_load_from_cache(model, name, revision=revision)
-        if isinstance(found, str):
-            return Path(found).parent.name
-    return ""
 
 
 def _config(model: str, revision: str | None, part: str) -> dict[str, Any]:

@@ -3,15 +3,28 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from datamodules.errors import DataError
 from datamodules.files import remove_leftovers, write_atomically
 from datamodules.hashing import open_regular
 
 SETTINGS, SKIPPED, MANIFEST = "settings.json", "skipped.json", "manifest.csv"
+
+
+class Model(Protocol):
+    """What makes fakes.
+
+    Attributes:
+        notes: What is known of the model once it is loaded; of one of the hub its `commit`.
+    """
+
+    notes: dict[str, str]
+
+
+Loaded = TypeVar("Loaded", bound=Model)
 
 
 class OutputFolder:
@@ -52,11 +65,30 @@ class OutputFolder:
         there = stored.get("settings")
         there = there if isinstance(there, dict) else {}
         names = sorted(there.keys() | self.settings.keys())
+        if stored.get("commit") and self.settings.get("revision") == stored["commit"]:
+            names.remove("revision")  # of a branch that has moved, the commit that it was: the model is the same
         differ = [name for name in names if there.get(name) != self.settings.get(name)]
         if differ:
             told = "; ".join(f"{name} is {_shown(there.get(name))} there and {_shown(self.settings.get(name))} now" for name in differ)
             msg = f"--output {self.folder} holds a study with other settings ({told}): repeat those, or name another folder"
             raise DataError(msg)
+
+    def load(self, model: Callable[[], Loaded]) -> Loaded:
+        """Load the model, and note what is known of it.
+
+        Raises:
+            DataError: What is there was made by another commit of it.
+        """
+        loaded = model()
+        there, now = self.stored("commit"), loaded.notes.get("commit", "")
+        if there and now and there != now:
+            msg = (
+                f"--output {self.folder} was begun with the commit {there} of the model, which is now at {now}: go on with "
+                f"--revision {there}, or name another folder"
+            )
+            raise DataError(msg)
+        self.notes |= loaded.notes
+        return loaded
 
     def claim(self) -> None:
         """Write the settings where they are not there yet: once a model took them, so that refused ones do not claim the folder."""

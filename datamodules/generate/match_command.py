@@ -13,11 +13,22 @@ import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.files import lock
-from datamodules.generate.options import STOPPED, add_model_options, at_least, guidance, identity, left_out, model_name, share
+from datamodules.generate.options import (
+    STOPPED,
+    add_model_options,
+    at_least,
+    fraction_name,
+    guidance,
+    identity,
+    left_out,
+    model_name,
+    share,
+)
 from datamodules.sources.folder import images_below
 
 if TYPE_CHECKING:
@@ -102,12 +113,31 @@ def _misused(options: argparse.Namespace) -> str:
         return "--masks names your own masks; --mask and --fractions are of random ones: leave one out"
     if options.quality is not None and (options.format != "jpeg" or options.quality > 95):
         return f"--quality {options.quality} is of --format jpeg, from 1 to 95"
+    if wrong := _misplaced(options) or _alike(options.fractions or ()):
+        return wrong
     if options.kind != "autoencoder":
         options.strength = options.strength or STRENGTHS[options.kind]
         options.steps = options.steps or 50
         options.guidance = 7.5 if options.guidance is None else options.guidance
         if int(options.strength * options.steps) < 1:
             return f"--strength {options.strength:g} of --steps {options.steps} is less than one step: raise either"
+    return ""
+
+
+def _misplaced(options: argparse.Namespace) -> str:
+    """What is wrong with an output inside of what is read, where the next start would take it for more of that."""
+    for name in ("images", "masks"):
+        folder = getattr(options, name)
+        if folder is not None and folder.is_dir() and options.output.resolve().is_relative_to(folder.resolve()):
+            return f"--output {options.output} lies in --{name} {folder}, and would be read as a part of it: name a folder elsewhere"
+    return ""
+
+
+def _alike(fractions: Sequence[float]) -> str:
+    """What is wrong with fractions whose fakes would have the same name."""
+    for one, other in pairwise(sorted(set(fractions))):
+        if fraction_name(one) == fraction_name(other):
+            return f"--fractions {one} and {other} are the same to four decimals, which the fakes' names have: leave one out"
     return ""
 
 
@@ -120,17 +150,18 @@ def _run(options: argparse.Namespace) -> "tuple[MatchedSet, Made, int]":
     from tqdm import tqdm
 
     from datamodules.generate.editing import AutoencoderEditor, PipelineEditor, native_size
+    from datamodules.generate.sampling import Loading
     from datamodules.scoring import find_device
 
     device = find_device(options.device)
     dtype = options.dtype if options.dtype != "auto" else "float32" if device.type == "cpu" else "float16"
     size = options.size or native_size(options.kind, options.model, options.revision)
     matched = _matched(options, size, dtype)
-    loading: dict[str, Any] = {"revision": options.revision, "dtype": getattr(torch, dtype), "device": device}
-    editor: Any = partial(AutoencoderEditor, options.model, **loading)
+    loading = Loading(options.model, options.revision, getattr(torch, dtype), device)
+    editor: Any = partial(AutoencoderEditor, loading)
     if options.kind != "autoencoder":
         how = {"strength": options.strength, "steps": options.steps, "guidance": options.guidance}
-        editor = partial(PipelineEditor, options.kind, options.model, **loading, **how)
+        editor = partial(PipelineEditor, options.kind, loading, **how)
     wanted = min(options.limit or len(reals), len(reals))
     bar = tqdm(total=wanted, desc="Real images with fakes", unit="image", disable=None)
     with bar, lock(options.output / ".lock"):

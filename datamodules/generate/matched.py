@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from PIL import Image
 from datamodules.files import write_atomically
 from datamodules.generate.folder import OutputFolder
 from datamodules.generate.masks import Mask, MaskFolder, random_mask
+from datamodules.generate.options import fraction_name
 from datamodules.generate.reals import Pixels, Real, Square, read_square
 from datamodules.generate.sampling import noise_seed
 from datamodules.generate.study import COLUMNS as STUDY_COLUMNS
@@ -175,22 +177,15 @@ class MatchedSet(OutputFolder):
             What there is now; fewer images than wanted where there are not enough good ones.
 
         Raises:
-            DataError: No image can be used.
+            DataError: No image can be used, or what is there was made by another commit of the model.
         """
         made, refused = Made(skipped=dict(skipped)), self.refused()
         squares = self._squares(reals, made.skipped)
-        loaded: Editor | None = None
+        loaded = cache(partial(self.load, editor))  # once, and only where a fake is missing
         at_once = max(1, batch_size // max(1, len(self.masking.fractions)))
         while made.reals < wanted and (chunk := list(islice(squares, min(at_once, wanted - made.reals)))):
             jobs = [job for square in chunk for job in self._jobs(square)]
-            for start in range(0, len(jobs), batch_size):
-                batch = jobs[start : start + batch_size]
-                missing = {job.name for job in batch if job.name not in refused and not self._fake(job).is_file()}
-                if missing:
-                    loaded = loaded or editor()
-                    # All of them, though some may be there: in a batch of another size rounding would differ.
-                    self._edit(loaded, batch, missing, refused)
-                    made.new += len(missing - refused.keys())
+            made.new += self._fill(jobs, loaded, batch_size, refused)
             done = made.reals
             self._scheduler, self._commit = self.stored("scheduler"), self.stored("commit")
             for square in chunk:
@@ -198,6 +193,18 @@ class MatchedSet(OutputFolder):
             on_reals(made.reals - done)
         self.finish(made.rows, COLUMNS, refused, made.skipped)
         return made
+
+    def _fill(self, jobs: Sequence[Job], editor: "Callable[[], Editor]", batch_size: int, refused: dict[str, str]) -> int:
+        """Make the fakes that are missing, a batch at a time; gives how many are new."""
+        new = 0
+        for start in range(0, len(jobs), batch_size):
+            batch = jobs[start : start + batch_size]
+            missing = {job.name for job in batch if job.name not in refused and not self._fake(job).is_file()}
+            if missing:
+                # All of them, though some may be there: in a batch of another size rounding would differ.
+                self._edit(editor(), batch, missing, refused)
+            new += len(missing - refused.keys())
+        return new
 
     def _squares(self, reals: Sequence[Real], skipped: dict[str, str]) -> Iterator[Square]:
         """Good images in their random order, of each content one."""
@@ -220,7 +227,7 @@ class MatchedSet(OutputFolder):
             return [Job(square, square.mask, square.stem)]
         seed = self._seed(square)
         return [
-            Job(square, random_mask(self.masking.kind, fraction, self.size, seed), f"{square.stem}-{round(10_000 * fraction):05d}")
+            Job(square, random_mask(self.masking.kind, fraction, self.size, seed), f"{square.stem}-{fraction_name(fraction)}")
             for fraction in self.masking.fractions
         ]
 
@@ -228,7 +235,6 @@ class MatchedSet(OutputFolder):
         squares = [job.square for job in batch]
         seeds = [self._seed(square) for square in squares]
         outcomes = editor.edit([square.pixels for square in squares], list(map(self._prompt, squares)), seeds, [job.mask for job in batch])
-        self.notes |= editor.notes
         self.claim()
         for job, outcome in zip(batch, outcomes, strict=True):
             if job.name not in missing:

@@ -50,6 +50,11 @@ def share(text: str) -> float:
     return number
 
 
+def fraction_name(fraction: float) -> str:
+    """A share as a part of a file's name: in ten thousandths, five digits."""
+    return f"{round(10_000 * fraction):05d}"
+
+
 def _number(text: str) -> float:
     try:
         return float(text)

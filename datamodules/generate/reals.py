@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.captions import clean_caption
 from datamodules.errors import DataError
-from datamodules.generate.captions import clean_caption
 from datamodules.hashing import describe_os_error, open_regular
 from datamodules.reader import DEFAULT_LIMITS, ImageError, read_image
 from datamodules.records import REAL

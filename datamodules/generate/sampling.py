@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,42 +17,70 @@ UNSAFE = "the pipeline's safety checker blacked its fake out"
 BLACK = "its fake is black throughout: the networks overflowed (try another --dtype)"
 
 
-class Sampler:
-    """A text-to-image pipeline with all its settings.
+@dataclass(frozen=True)
+class Loading:
+    """Which model, and where it runs.
 
-    Args:
+    Attributes:
         model: Directory in the diffusers format, or hub id.
         revision: Branch, tag or commit of a hub model.
         dtype: What the networks compute in.
         device: Where they run.
+    """
+
+    model: str
+    revision: str | None = None
+    dtype: torch.dtype = torch.float32
+    device: torch.device | str = "cpu"
+
+    def pipeline(self, auto: str, task: str) -> Any:
+        """The model as a pipeline, see `load_pipeline`, where it runs and without a progress bar of its own.
+
+        Raises:
+            ModelError: It cannot be loaded as such a pipeline.
+        """
+        pipeline = load_pipeline(auto, task, self.model, self.revision, self.dtype).to(self.device)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def commit(self) -> str:
+        """The commit of a hub model that was loaded, by the folder of the hub's cache that holds it; empty of a local one."""
+        from huggingface_hub import try_to_load_from_cache
+
+        if Path(self.model).is_dir():
+            return ""
+        for name in ("model_index.json", "config.json"):
+            found = try_to_load_from_cache(self.model, name, revision=self.revision)
+            if isinstance(found, str):
+                return Path(found).parent.name
+        return ""
+
+
+class Sampler:
+    """A text-to-image pipeline with all its settings.
+
+    Args:
+        loading: Which model, and where it runs.
         steps: Denoising steps.
         guidance: Scale of classifier-free guidance (Ho and Salimans 2022); 1 is none.
         size: Height and width in pixels; the pipeline's own by default.
         seed: Other seeds give other images.
 
+    Attributes:
+        notes: What is known of the model: of one of the hub its `commit`.
+
     Raises:
         ModelError: The model cannot be loaded as a text-to-image pipeline.
     """
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        revision: str | None = None,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-        steps: int = 50,
-        guidance: float = 7.5,
-        size: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.model = model
+    def __init__(self, loading: Loading, *, steps: int = 50, guidance: float = 7.5, size: int | None = None, seed: int = 0) -> None:
+        self.model = loading.model
         self.steps = steps
         self.guidance = guidance
         self.size = size
         self.seed = seed
-        self.pipeline = _load(model, revision, dtype).to(device)
-        self.pipeline.set_progress_bar_config(disable=True)
+        self.pipeline = loading.pipeline("AutoPipelineForText2Image", "text-to-image")
+        self.notes = {"commit": loading.commit()}
 
     def sample(self, ids: Sequence[str], prompts: Sequence[str]) -> list[Image.Image | str]:
         """One image a prompt.
@@ -120,7 +150,3 @@ def load_pipeline(auto: str, task: str, model: str, revision: str | None, dtype:
         article = "an" if task[0] in "aeiou" else "a"
         msg = f"--model {model!r} cannot be loaded as {article} {task} pipeline of diffusers ({type(error).__name__}: {told})"
         raise ModelError(msg) from error
-
-
-def _load(model: str, revision: str | None, dtype: torch.dtype) -> Any:
-    return load_pipeline("AutoPipelineForText2Image", "text-to-image", model, revision, dtype)

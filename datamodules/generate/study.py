@@ -4,6 +4,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,23 +125,18 @@ class Study(OutputFolder):
             What there is now; fewer pairs than wanted where there are not enough photographs.
 
         Raises:
-            DataError: The captions file names fewer photographs than are wanted, or none can be used.
+            DataError: The captions file names fewer photographs than are wanted, none can be used, or what is there was made by another
+                commit of the model.
         """
         wanted = self.test + self.calibration
         if len(captioned) < wanted:
             msg = f"{wanted} photographs are wanted, and only {len(captioned)} have a usable caption: lower --test or --calibration"
             raise DataError(msg)
-        made = Made(skipped=dict(skipped))
-        refused = self.refused()
+        made, refused = Made(skipped=dict(skipped)), self.refused()
         photographs = self._photographs(captioned, made.skipped)
-        loaded: Sampler | None = None
+        loaded = cache(partial(self.load, sampler))  # once, and only where a fake is missing
         while made.pairs < wanted and (chunk := list(islice(photographs, min(batch_size, wanted - made.pairs)))):
-            missing = {photo.captioned.id for photo in chunk if photo.captioned.id not in refused and not self._fake(photo).is_file()}
-            if missing:
-                loaded = loaded or sampler()
-                # All of them, though some may be there: in a batch of another size rounding would differ.
-                self._sample(loaded, chunk, missing, refused)
-                made.new += len(missing - refused.keys())
+            made.new += self._fill(chunk, loaded, refused)
             complete = [photo for photo in chunk if photo.captioned.id not in refused]
             for photo in complete:
                 made.rows += self._pair(photo, self._split(made.pairs))
@@ -149,6 +145,14 @@ class Study(OutputFolder):
         made.skipped |= refused
         self.finish(made.rows, COLUMNS, refused, made.skipped)
         return made
+
+    def _fill(self, chunk: list[Photograph], sampler: "Callable[[], Sampler]", refused: dict[str, str]) -> int:
+        """Make the fakes of some photographs that are missing; gives how many are new."""
+        missing = {photo.captioned.id for photo in chunk if photo.captioned.id not in refused and not self._fake(photo).is_file()}
+        if missing:
+            # All of them, though some may be there: in a batch of another size rounding would differ.
+            self._sample(sampler(), chunk, missing, refused)
+        return len(missing - refused.keys())
 
     def _sample(self, sampler: "Sampler", chunk: list[Photograph], missing: set[str], refused: dict[str, str]) -> None:
         outcomes = sampler.sample([photo.captioned.id for photo in chunk], [photo.captioned.caption for photo in chunk])

@@ -17,8 +17,8 @@ DEEPEST = 3  # folders above the layout's own, each the only one that holds imag
 _OF_EACH = 3  # images of a folder that are looked at
 
 
-class AmbiguousLayoutError(DataError):
-    """Several layouts fit a tree equally well: only its owner can say which it is."""
+class NoLayoutError(DataError):
+    """No known layout fits a tree: another kind of source may read it."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,13 @@ class Fit:
         layout: The layout.
         base: Folder below the root in which it begins; empty for the root itself.
         share: Share of the images that lie where it has some.
+        damage: Why a table that it needs cannot be read; None where all can be.
     """
 
     layout: Layout
     base: str
     share: float
+    damage: DataError | None = None
 
 
 def without_suffix(path: str) -> str:
@@ -87,9 +89,13 @@ class _Sample:
         folder = os.path.join(self.root, base)
         if some is None or not signed or not all(os.path.exists(os.path.join(folder, each)) for each in layout.needs):
             return None
-        if not all(TableReader(folder, table).fits(some) for table in layout.tables if table.needed):
-            return None
-        return Fit(layout, base, matched / total)
+        damage = None
+        try:
+            if not all(TableReader(folder, table).fits(some) for table in layout.tables if table.needed):
+                return None
+        except DataError as error:
+            damage = error
+        return Fit(layout, base, matched / total, damage)
 
 
 def find_layout(root: str, images: Sequence[str]) -> Fit:
@@ -103,24 +109,34 @@ def find_layout(root: str, images: Sequence[str]) -> Fit:
         images: Their paths below it.
 
     Raises:
-        AmbiguousLayoutError: Several fit equally well.
-        DataError: None fits; the message says what was seen and what there is.
+        NoLayoutError: None fits; the message says what was seen and what there is.
+        DataError: Several fit equally well, or a table cannot be read without which none fits.
     """
     sample = _Sample(root, images)
     layouts = [load_layout(name) for name in layout_names()]
     nearest: Fit | None = None
+    damaged: Fit | None = None
     for base in sample.bases:
         names = [*os.path.realpath(root).split(os.sep)[-2:], *base.split("/")]
         found = [fit for layout in layouts if (fit := sample.fit(layout, base)) is not None]
         allowed = [fit for fit in found if fit.layout.folder is None or any(fit.layout.folder.get(name) is not None for name in names)]
-        best = sorted((fit for fit in allowed if fit.share >= ENOUGH), key=lambda fit: -fit.share)
+        enough = sorted((fit for fit in allowed if fit.share >= ENOUGH), key=lambda fit: -fit.share)
+        best = [fit for fit in enough if fit.damage is None]
+        damaged = damaged or next((fit for fit in enough if fit.damage is not None), None)
         if len(best) > 1 and best[0].share == best[1].share:
             equal = ", ".join(fit.layout.name for fit in best if fit.share == best[0].share)
             message = f"{root} may be any of the layouts {equal}: their images lie alike. Say which it is by the option layout."
-            raise AmbiguousLayoutError(message)
+            raise DataError(message)
         if best:
             return best[0]
         nearest = max([*found, *([nearest] if nearest else [])], key=lambda fit: fit.share, default=None)
+    if damaged is not None:
+        message = f"{root} may have the layout {damaged.layout.name}: {damaged.damage} If it has another, say which by the option layout."
+        raise DataError(message) from damaged.damage
+    raise _no_layout(root, images, layouts, nearest)
+
+
+def _no_layout(root: str, images: Sequence[str], layouts: Sequence[Layout], nearest: Fit | None) -> NoLayoutError:
     hint = ""
     if nearest is not None:
         what = f"{nearest.share:.0%} of the images lie where the layout {nearest.layout.name} has some"
@@ -129,7 +145,7 @@ def find_layout(root: str, images: Sequence[str]) -> Fit:
         f"No layout is known for {root}. It holds {seen(images)}.{hint} Layouts: {', '.join(layout.name for layout in layouts)}. "
         "For folders named real and fake, or after generators, use FolderSource; for anything else a manifest, or a layout of your own."
     )
-    raise DataError(message)
+    return NoLayoutError(message)
 
 
 def fit_layout(root: str, images: Sequence[str], layout: Layout) -> Fit:
@@ -141,12 +157,15 @@ def fit_layout(root: str, images: Sequence[str], layout: Layout) -> Fit:
         layout: The layout.
 
     Raises:
-        DataError: No image lies where it has some, or what it cannot go without is missing.
+        DataError: No image lies where it has some, or what it cannot go without is missing or cannot be read.
     """
     sample = _Sample(root, images)
     found = [fit for base in sample.bases if (fit := sample.fit(layout, base)) is not None]
     if found:
-        return max(found, key=lambda fit: fit.share)
+        best = max(found, key=lambda fit: (fit.damage is None, fit.share))
+        if best.damage is not None:
+            raise best.damage
+        return best
     expected = "; ".join(rule.patterns[0].text for rule in layout.rules[:3])
     needed = [*layout.needs, *(table.files[0] for table in layout.tables if table.needed)]
     besides = f", and {', '.join(needed)} with its columns" if needed else ""

@@ -4,16 +4,18 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from datamodules.captions import read_annotations
 from datamodules.errors import DataError
 from datamodules.hashing import describe_os_error, open_regular
 from datamodules.layouts.form import Table
 from datamodules.layouts.patterns import render
+from datamodules.records import MAX_CAPTION
+from datamodules.tables import MissingColumnError, read_table
 
 logger = logging.getLogger(__name__)
 
-MAX_TEXT = 1000  # characters of a caption
 _MAX_BYTES = 65_536  # of a text beside an image
 _MAX_LINE = 1_000_000
 
@@ -23,33 +25,46 @@ Row = tuple[str, ...]
 class TableReader:
     """One table of a layout in one folder; each of its files is read once, when an image needs it.
 
+    A file is opened only where it lies, with all links resolved, in the folder in which the layout begins, or in one that it shares with
+    the image: a tree may be put together of links to folders, which its images are read through as well.
+
     Args:
         base: Folder in which the layout begins.
         table: What the layout says of it.
     """
 
     def __init__(self, base: str, table: Table) -> None:
-        self.base = base
+        self.base = os.path.normpath(base)
         self.table = table
         self._rows: dict[str, dict[str, Row]] = {}
-        self._there: dict[str, bool] = {}
+        self._there: dict[tuple[str, str], bool] = {}
+        self._real_folders: dict[str, str] = {}
 
     def file(self, parts: Mapping[str, str]) -> str | None:
-        """Path of the file for an image of such parts; none where there is none."""
+        """Path of the file for an image of such parts; none where there is none.
+
+        Raises:
+            DataError: A link leads out of the folder.
+        """
+        folder = os.path.normpath(os.path.join(self.base, os.path.dirname(parts.get("below", ""))))
         for template in self.table.files:
             name = render(template, parts)
-            if name is not None and self._is_there(path := os.path.join(self.base, name)):
+            if name is not None and self._is_there(os.path.normpath(path := os.path.join(self.base, name)), folder):
                 return path
         return None
 
     def fits(self, parts: Mapping[str, str]) -> bool:
-        """Whether there is such a file, with the columns that are needed, and a row at least."""
+        """Whether there is such a file, with the columns that are needed, and a row at least.
+
+        Raises:
+            DataError: There is one, and it cannot be read.
+        """
         path = self.file(parts)
         if path is None or self.table.form != "table":
             return path is not None
         try:
             return any(set(self._columns) <= row.keys() for _, row in islice(self._table_rows(path), 1))
-        except DataError:
+        except MissingColumnError:
             return False
 
     def parts(self, image: str, parts: Mapping[str, str]) -> dict[str, str]:
@@ -76,12 +91,28 @@ class TableReader:
     def _columns(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((self.table.key, *self.table.parts.values())))
 
-    def _is_there(self, path: str) -> bool:
-        if self.table.form == "text":
-            return os.path.isfile(path)
-        if path not in self._there:
-            self._there[path] = os.path.isfile(path)
-        return self._there[path]
+    def _is_there(self, path: str, folder: str) -> bool:
+        """Whether there is a file, which may be opened for the images of a folder."""
+        shared = os.path.commonpath([os.path.dirname(path), folder])
+        if (path, shared) in self._there:
+            return self._there[path, shared]
+        found = os.path.isfile(path)
+        if found:
+            self._check_inside(path, shared)
+        if self.table.form != "text":  # of which there is one an image
+            self._there[path, shared] = found
+        return found
+
+    def _check_inside(self, path: str, shared: str) -> None:
+        real = os.path.realpath(path) if os.path.islink(path) else os.path.join(self._real(os.path.dirname(path)), os.path.basename(path))
+        if not any(real.startswith(self._real(folder).rstrip(os.sep) + os.sep) for folder in (self.base, shared)):
+            message = f"{path} is a link that leads out of {self.base}, to {real}: put the file itself there, or remove the link."
+            raise DataError(message)
+
+    def _real(self, folder: str) -> str:
+        if folder not in self._real_folders:
+            self._real_folders[folder] = os.path.realpath(folder)
+        return self._real_folders[folder]
 
     def _named(self, values: Row) -> dict[str, str]:
         return {part: value for part, value in zip((*self.table.parts, *self.table.more), values, strict=False) if value}
@@ -99,18 +130,13 @@ class TableReader:
                     yield _posix(name), tuple(_cell(row.get(column)) for column in columns)
 
     def _table_rows(self, path: str) -> Iterator[tuple[str, Mapping[str, object]]]:
-        from datamodules.sources.manifest import read_rows  # it stands above this module, beside the source that uses layouts
-
-        return read_rows(Path(path), self._columns, (*self._columns, *self.table.more.values()))
+        return read_table(Path(path), self._columns, (*self._columns, *self.table.more.values()))
 
 
 def _coco(path: str) -> Iterator[tuple[str, Row]]:
     """Name of each file without suffix and its first caption, of MSCOCO's annotations."""
-    from datamodules.generate.captions import read_captions
-
-    folder = Path(path).parent
-    for found in read_captions(Path(path), folder, lambda where, why: None):
-        yield found.path.stem, (found.caption,)
+    for found in read_annotations(Path(path), lambda where, why: None):
+        yield PurePosixPath(found.file_name).stem, (found.caption,)
 
 
 def _tokens(path: str) -> Iterator[tuple[str, Row]]:
@@ -151,7 +177,7 @@ def _cell(value: object) -> str:
 
 def _one_line(text: str) -> str:
     shown = "".join(letter if letter.isprintable() else " " for letter in text.encode("utf-8", "ignore").decode())
-    return " ".join(shown.split())[:MAX_TEXT]
+    return " ".join(shown.split())[:MAX_CAPTION]
 
 
 def _posix(path: str) -> str:

@@ -5,12 +5,12 @@ import logging
 import re
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from datamodules.errors import DataError
-from datamodules.hashing import ContentHashes, FileHash
+from datamodules.hashing import ContentHashes, FileHash, hash_of_path
 from datamodules.records import FAKE, REAL, Failure, Record
 
 logger = logging.getLogger(__name__)
@@ -80,9 +80,28 @@ class Source(ABC):
         Raises:
             DataError: Nothing is left.
         """
+        return self._all(cache_dir, ContentHashes(cache_dir / MEMO).hash_files)
+
+    def records_by_path(self, cache_dir: Path) -> list[Record]:
+        """As `records`, with keys that come from paths, and no file is read: for a look at many images.
+
+        Such keys name nothing that is stored, and two files of the same content are two images.
+
+        Args:
+            cache_dir: Folder of the cache, for sources that fetch.
+
+        Returns:
+            The records in the order of `entries`.
+
+        Raises:
+            DataError: Nothing is left.
+        """
+        return self._all(cache_dir, lambda paths: list(map(hash_of_path, paths)))
+
+    def _all(self, cache_dir: Path, hash_files: Callable[[Sequence[str]], list[FileHash]]) -> list[Record]:
         self.failures = []
         entries = list(self.entries(cache_dir))
-        hashes = ContentHashes(cache_dir / MEMO).hash_files([entry.path for entry in entries if entry.path is not None])
+        hashes = hash_files([entry.path for entry in entries if entry.path is not None])
         records = self._keyed(entries, iter(hashes))
         if not records:
             reasons = "; ".join(f"{failure.where}: {failure.reason}" for failure in self.failures[:3])

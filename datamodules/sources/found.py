@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from datamodules.errors import DataError
-from datamodules.layouts.finding import AmbiguousLayoutError
+from datamodules.layouts.finding import NoLayoutError
 from datamodules.sources.base import Source
 from datamodules.sources.folder import FolderSource
 from datamodules.sources.layout import LayoutSource
@@ -33,7 +33,7 @@ def find_source(
         allow_outside: Also read files outside of the manifest's folder.
 
     Raises:
-        DataError: There is no such path, or an option is for another kind of source.
+        DataError: There is no such path, an option is for another kind of source, or what fits the folder cannot be read.
     """
     if not path.exists():
         message = f"{path} does not exist: name a folder of images or a manifest."
@@ -53,12 +53,10 @@ def find_source(
 
 
 def _either(first: LayoutSource, other: FolderSource) -> Source:
-    """The layout where the folder has one; folders named real and fake where it has none."""
+    """The layout where the folder has one, damaged or not; folders named real and fake where it has none."""
     try:
         next(first.entries(Path()), None)
-    except AmbiguousLayoutError:
-        raise
-    except DataError as error:
+    except NoLayoutError as error:
         try:
             next(other.entries(Path()), None)
         except DataError:

@@ -42,6 +42,7 @@ class Browser:
         pictures: What the detectors saw, by image and perturbation, `CHUNK` to a JSON object.
         notes: What is not there, and why.
         links: Views that a reader may want first, each with its fragment.
+        shown: Data set and key of each image that it holds.
     """
 
     data: Markup
@@ -49,6 +50,7 @@ class Browser:
     pictures: Sequence[Markup] = field(default_factory=tuple)
     notes: Sequence[str] = field(default_factory=tuple)
     links: Mapping[str, str] = field(default_factory=dict)
+    shown: frozenset[tuple[str, str]] = frozenset()
 
 
 def browser(
@@ -107,7 +109,7 @@ def browser(
     chunks = [_json(dict(named[start : start + CHUNK])) for start in range(0, len(named), CHUNK)]
     data["chunk"] = CHUNK
     small = [_json(thumbs[start : start + CHUNK]) for start in range(0, len(thumbs), CHUNK)]
-    return Browser(_json(data), small, chunks, notes, _links(thresholds))
+    return Browser(_json(data), small, chunks, notes, _links(thresholds), frozenset(shown))
 
 
 def _links(thresholds: Mapping[str, float | None]) -> dict[str, str]:

@@ -33,6 +33,7 @@ _AT_THRESHOLD = {
     "TPR at threshold": ("tpr_at_threshold",),
     "FPR at threshold": ("fpr_at_threshold",),
 }
+_ANSWERS = {True: "right", False: "wrong"}
 _SOURCES = {"FPR at threshold": ("fpr_at_threshold",)}
 
 
@@ -150,11 +151,15 @@ def _answers(name: str, clean: pd.DataFrame, threshold: float, reals_from: Mappi
     """The confusion matrix at the stored threshold, a row a source of images."""
     matrix = answers_at(clean, threshold)
     rows: dict[str, Sequence[Cell]] = {}
-    for source, counts, right in zip(matrix["true"], matrix["counts"], matrix["right"], strict=True):
+    for shown, source, counts, right in zip(matrix["true"], matrix["sources"], matrix["counts"], matrix["right"], strict=True):
         total = sum(counts)
         shares = [Text("–" if not total else percent(count / total), sort=count / total if total else None) for count in counts]
-        linked = [_linked(name, source, answer == right, count, with_browser) for answer, count in enumerate(counts)]
-        rows[source] = [*linked, shares[1]]
+        view = {"detector": name, "source": source} | ({"label": "0"} if shown != source else {})
+        linked = [
+            Text(f"{count:,}", href=images_of(**view, answer=_ANSWERS[answer == right]) if with_browser and count else "", sort=count)
+            for answer, count in enumerate(counts)
+        ]
+        rows[shown] = [*linked, shares[1]]
     grid = Grid("Answers at the threshold", "data set / source", ["called real", "called fake", "share called fake"], rows)
     alt = f"Confusion matrix at the threshold, what an image is by what it is called: {', '.join(matrix['true'])}"
     chart: Chart = drawn(confusion_figure(matrix, *CONFUSIONS["answers"], ON_LIGHT), alt, "", ON_LIGHT, ON_DARK)
@@ -163,9 +168,3 @@ def _answers(name: str, clean: pd.DataFrame, threshold: float, reals_from: Mappi
         "its row."
     )
     return Part("Confusion matrix", [sentence], [grid], [chart], together=True)
-
-
-def _linked(name: str, source: str, right: bool, count: int, with_browser: bool) -> Text:
-    view = {"detector": name, "source": source.removesuffix(" (real)"), "answer": "right" if right else "wrong"}
-    href = images_of(**view | ({"label": "0"} if source.endswith(" (real)") else {})) if with_browser and count else ""
-    return Text(f"{count:,}", href=href, sort=count)

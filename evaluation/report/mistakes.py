@@ -3,7 +3,7 @@
 import base64
 import io
 import warnings as python_warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,14 +26,21 @@ _WRONG = {1: "missed", 0: "false alarm"}
 _HEADINGS = {1: "Fakes that look most real to it", 0: "Real images that look most fake to it"}
 
 
-def mistakes_part(frame: pd.DataFrame, threshold: float | None, load: Load | None, link_to: str | None = None) -> Part:
+def mistakes_part(
+    frame: pd.DataFrame,
+    threshold: float | None,
+    load: Load | None,
+    detector: str = "",
+    shown: Collection[tuple[str, str]] = (),
+) -> Part:
     """The worst mistakes of both kinds with their pictures, and how many there are.
 
     Args:
         frame: Rows of one detector under one perturbation.
         threshold: Scores greater than this are called fake; None where there is none.
         load: From a key and a perturbation to what the detector saw; where it fails the card says so. None for no pictures at all.
-        link_to: Name of the detector in the image browser; None where there is none.
+        detector: Its name in the image browser.
+        shown: Data set and key of each image that the browser holds: the cards of others lead nowhere.
     """
     galleries = []
     for label, heading in _HEADINGS.items():
@@ -41,7 +48,10 @@ def mistakes_part(frame: pd.DataFrame, threshold: float | None, load: Load | Non
         total = None if threshold is None else int(_is_wrong(rows, threshold).sum())
         share = "" if total is None or rows.empty else f"{total:,} of {len(rows):,} ({percent(total / len(rows))})"
         worst = worst_mistakes(frame, threshold, label).to_dict("records")
-        cards = [_card({str(name): value for name, value in row.items()}, load, link_to) for row in worst]
+        cards = [
+            _card({str(name): value for name, value in row.items()}, load, detector if (row["dataset"], row["key"]) in shown else None)
+            for row in worst
+        ]
         galleries.append(Gallery(heading, f"On the wrong side of the threshold: {share}." if share else "", cards))
     return Part("Worst mistakes", galleries=galleries)
 

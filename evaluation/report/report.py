@@ -67,7 +67,7 @@ def write_report(
     """
     documents = documents_of(metrics, str(frame["detector"].iloc[0]))
     groups = [
-        _group(name, frame[frame["detector"] == name], document, load, (maps or {}).get(name), images is not None)
+        _group(name, frame[frame["detector"] == name], document, load, (maps or {}).get(name), images)
         for name, document in documents.items()
     ]
     one = len(groups) == 1
@@ -112,12 +112,12 @@ def _group(
     document: Mapping[str, Any],
     load: Load | None,
     embeddings: EmbeddingMap | str | None,
-    with_browser: bool,
+    images: Browser | None,
 ) -> Group:
     """All that the page shows of one detector."""
     clean = clean_rows(frame)
-    parts = detector_parts(name, frame, document, embeddings, with_browser=with_browser)
-    parts.append(mistakes_part(clean, document["threshold"]["value"], load, name if with_browser else None))
+    parts = detector_parts(name, frame, document, embeddings, with_browser=images is not None)
+    parts.append(mistakes_part(clean, document["threshold"]["value"], load, name, () if images is None else images.shown))
     return Group(name, parts, findings(document, clean), concerns(document))
 
 

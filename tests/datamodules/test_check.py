@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules import hashing
 from datamodules.check import __main__ as command
 from datamodules.check import images
 from datamodules.check.shortcuts import auroc
@@ -109,13 +110,22 @@ def test_fast_reads_headers_only(check, benchmark, monkeypatch):
     spoilt = benchmark / "ADM/train/ai"
     (spoilt / "0_adm.PNG").write_bytes((spoilt / "0_adm.PNG").read_bytes()[:-40])
     (spoilt / "1_adm.PNG").write_bytes(b"no picture")
+    (spoilt / "2_adm.PNG").write_bytes(b"")
+    (spoilt / "3_adm.PNG").unlink()
+    (spoilt / "3_adm.PNG").symlink_to("nowhere.PNG")
+    shutil.copy(benchmark / "ADM/train/nature/n01440764_3.JPEG", spoilt / "copy.jpg")
     monkeypatch.setattr(images, "read_image", lambda path: pytest.fail("a picture was decoded"))
+    monkeypatch.setattr(hashing, "_hash_one", lambda name: pytest.fail("a file was read as a whole"))
     code, out, _, found = check(benchmark, "--fast")
     assert code == 0
-    assert found["near_duplicates"] is None
+    assert found["near_duplicates"] is found["duplicates"] is None
     assert [each["example"].rpartition("/")[2] for each in found["unreadable"]] == ["1_adm.PNG"]
-    assert found["parts"][1]["width"] == [40, 40, 40]
-    assert "near-duplicates were not looked for" in out
+    assert {each["reason"] for each in found["left_out"]} == {"the file is empty", "no such file or directory"}
+    assert (found["images"], found["leaks"]["groups"]) == (119, 0)
+    assert found["parts"][1]["width"] == [40, 40, 64]
+    assert "copies of files and near-duplicates were not looked for (--fast)" in out
+    assert not said(found, "one of the labels is wrong")
+    assert not (benchmark.parent / "cache").exists()
 
 
 def test_goes_on_where_it_was_stopped(check, benchmark, monkeypatch, capsys):

@@ -9,9 +9,10 @@ from datamodules.errors import DataError
 from datamodules.families import UNKNOWN, FamilyMap
 from datamodules.layouts import layout_names, load_layout
 from datamodules.layouts.patterns import Names, Pattern, render
-from datamodules.sources import LayoutSource
+from datamodules.sources import FolderSource, LayoutSource
+from datamodules.sources.found import find_source
 from datamodules.splits import assign_splits, check_leaks
-from tests.datamodules.trees import BENCHMARKS, genimage, image, openfake, synthbuster, tree
+from tests.datamodules.trees import BENCHMARKS, flickr30k, genimage, image, laion, mscoco, openfake, synthbuster, tree
 
 
 def records(root, tmp_path, **options):
@@ -164,6 +165,72 @@ def test_hostile_names_links_and_tables(tmp_path):
     (root / "prompts.csv").write_text("wrong,columns\n1,2\n")
     with pytest.raises(DataError, match=r"prompts.csv has no column image name"):
         records(root, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "file"),
+    [
+        (synthbuster, "prompts.csv"),
+        (openfake, "train/metadata.csv"),
+        (mscoco, "annotations/captions_val2014.json"),
+        (flickr30k, "results_20130124.token"),
+        (laion, "laion400m/00000/000000012.txt"),
+    ],
+)
+def test_a_table_that_is_a_link_leading_out_is_not_opened(benchmark, file, tmp_path):
+    benchmark(tmp_path / "data")
+    place = tmp_path / "data" / file
+    place.rename(tmp_path / "secret")
+    place.symlink_to(tmp_path / "secret")
+    with pytest.raises(DataError, match=r"is a link that leads out of .*put the file itself there"):
+        records(tmp_path / "data", tmp_path)
+    with pytest.raises(DataError, match="is a link that leads out of"):
+        records(tmp_path / "data", tmp_path, layout=benchmark.__name__)
+    place.unlink()
+    (tmp_path / "secret").rename(place.parent / "kept")
+    place.symlink_to("kept")
+    assert any(record.caption for record in records(tmp_path / "data", tmp_path)[1])
+
+
+def test_a_tree_of_links_to_folders_has_the_tables_in_them(tmp_path):
+    """Images are read through links to folders, and so is what lies beside them there."""
+    openfake(tmp_path / "elsewhere")
+    (tmp_path / "data").mkdir()
+    for name in ("train", "test"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "elsewhere" / name)
+    source, found = records(tmp_path / "data", tmp_path)
+    assert (source.found.name, [record.caption for record in found]) == ("openfake", ["a flood"] * 2)
+    laion(tmp_path / "stored")
+    (tmp_path / "linked" / "laion400m").mkdir(parents=True)
+    for name in ("00000", "00001"):
+        (tmp_path / "linked" / "laion400m" / name).symlink_to(tmp_path / "stored" / "laion400m" / name)
+    assert [record.caption for record in records(tmp_path / "linked", tmp_path)[1]] == ["blue shoes", None]
+
+
+@pytest.mark.parametrize("damage", ["first row", "later row"])
+def test_a_layout_with_a_damaged_table_is_not_taken_for_folders_of_classes(damage, tmp_path):
+    root = tree(tmp_path / "data", "train/real/0.png", "train/fake/1.png", "test/real/2.png", "test/fake/3.png")
+    table = root / "test" / "metadata.csv"
+    rows = ["file_name,label,model,prompt", "real/2.png,real,laion,x", "fake/3.png,fake,flux,x"]
+    table.write_text("\n".join(rows))
+    (root / "train" / "metadata.csv").write_text("file_name,label,model,prompt\nreal/0.png,real,laion,x\nfake/1.png,fake,flux,x\n")
+    assert isinstance(find_source(root), LayoutSource)
+    if damage == "first row":
+        table.write_bytes(b"PAR1\0\0\0")
+    else:
+        table.write_text("\n".join([*rows, "torn"]))
+    with pytest.raises(DataError, match=r"metadata\.csv is binary|metadata\.csv, line 4: 1 cells for 4 columns"):
+        find_source(root).records(tmp_path / "cache")
+    assert len(find_source(root, layout="folders").records(tmp_path / "cache")) == 4
+    table.write_text("name,size\na,1\n")  # somebody's own table: no layout's
+    assert isinstance(find_source(root), FolderSource)
+
+
+def test_an_annotation_file_that_is_none_is_told_without_an_option(tmp_path):
+    mscoco(tmp_path / "data")
+    (tmp_path / "data" / "annotations" / "captions_val2014.json").write_text("{}")
+    with pytest.raises(DataError, match=r"^the annotation file .*captions_val2014.json has no lists"):
+        records(tmp_path / "data", tmp_path)
 
 
 def test_one_path_of_a_table_that_leads_out_names_nothing(tmp_path):

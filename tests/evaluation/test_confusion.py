@@ -67,5 +67,15 @@ def test_reals_and_fakes_of_one_name_have_a_row_each():
     assert found["right"] == [0, 1, 1]
 
 
+def test_a_source_that_is_called_as_the_reals_of_another_keeps_its_own_row():
+    rows = some_rows("a", "x", 0, 10, shift=-9) + some_rows("a", "x", 1, 20, shift=9) + some_rows("a", "x (real)", 1, 5, shift=-9)
+    rows += some_rows("a", "x (real)", 0, 3, shift=-9)
+    found = answers_at(make_table(rows), 0.0)
+    assert found["true"] == ["a/x (real) (real)", "a/x (real) (real) (real)", "a/x", "a/x (real)"]
+    assert found["sources"] == ["a/x", "a/x (real)", "a/x", "a/x (real)"]
+    assert found["counts"] == [[10, 0], [3, 0], [0, 20], [5, 0]]
+    assert found["right"] == [0, 0, 1, 1]
+
+
 def test_without_scores_there_is_no_row():
     assert answers_at(usual_table().assign(score=np.nan), 0.5)["true"] == []

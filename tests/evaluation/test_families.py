@@ -124,6 +124,12 @@ def test_reals_and_fakes_of_one_name_have_rows_of_their_own():
     assert [row[:2] for row in found["counts"]] == [[1, 1], [0, 1]]
 
 
+def test_a_generator_that_is_called_as_the_reals_of_another_has_a_row_of_its_own():
+    frame = answers(["real", "gan", "gan"], ["real", "gan", "real"], generator="sd")
+    frame.loc[frame.index[-1], "generator"] = "sd (real)"
+    assert measured(frame)["confusion"]["generators"]["true"] == ["faces/sd (real) (real)", "faces/sd", "faces/sd (real)"]
+
+
 def test_a_head_of_generators_is_measured_by_generator():
     true = ["real"] * 4 + ["gan"] * 3 + ["diffusion"] * 3
     generators = ["ffhq"] * 4 + ["biggan", "biggan", "stylegan"] + ["sd-1.5", "sd-2.1", "sd-2.1"]

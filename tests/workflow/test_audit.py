@@ -14,7 +14,7 @@ from datamodules.datamodule import FeatureDataModule
 from datamodules.errors import DataError
 from datamodules.facts import Facts
 from datamodules.records import Record
-from datamodules.sources import FolderSource, ManifestSource
+from datamodules.sources import FolderSource
 from modules.extractors.image import ImageExtractor
 from workflow import audit as command
 from workflow.audit import audit_split, frame_of, main
@@ -56,6 +56,25 @@ def run(tmp_path, capsys, caplog, monkeypatch):
 
 def warnings_of(records):
     return [record.getMessage() for record in records if record.levelno == logging.WARNING]
+
+
+def test_a_benchmark_is_read_by_its_layout_as_check_reads_it(run, tmp_path):
+    rng = np.random.default_rng(0)
+    for generator in ("ADM", "BigGAN"):
+        for name, suffix in (("nature", "JPEG"), ("ai", "PNG")):
+            (tmp_path / "GenImage" / generator / "val" / name).mkdir(parents=True)
+            for i in range(N):
+                pixels = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "GenImage" / generator / "val" / name / f"n0_{i}.{suffix}")
+    folder = tmp_path / "found"
+    code, _, err, _ = run(tmp_path / "GenImage", "--out", folder)
+    assert (code, err) == (0, "")
+    assert {"genimage/adm/adm", "genimage/biggan/biggan"} <= json.loads((folder / "audit.json").read_text())["audit"]["generators"].keys()
+    code, _, err, _ = run(tmp_path / "GenImage", "--layout", "synthbuster")
+    assert (code, "do not lie as the layout synthbuster says" in err) == (1, True)
+    assert run(tmp_path / "GenImage", "--layout", "folders", "--out", folder)[0] == 1  # another question than the one answered there
+    assert run(tmp_path / "GenImage", "--layout", "genimage", "--out", tmp_path / "named")[0] == 0
+    assert run(tmp_path / "GenImage", "--out", folder)[0] == 0
 
 
 def test_a_folder_whose_classes_differ_in_format_is_a_warning_and_no_failure(place, run, tmp_path):
@@ -154,7 +173,7 @@ def test_results_of_something_else_are_never_replaced(place, tmp_path, run):
         (["missing"], "missing does not exist"),
         (["missing.csv"], "missing.csv does not exist"),
         (["note.txt"], "a manifest is one of"),
-        (["empty"], "is not recognised"),
+        (["empty"], "No image lies in"),
         (["PHOTOS", "--perturbation", "jpge_40"], "is not known"),
         (["PHOTOS", "--perturbation", "robustness"], "preset"),
         (["PHOTOS", "--split", "test"], "there are: none"),
@@ -246,9 +265,3 @@ def test_help_is_shown(capsys):
         command.parser().parse_args(["--help"])
     assert stopped.value.code == 0
     assert "shortcuts.csv" in capsys.readouterr().out
-
-
-def test_manifest_source_is_the_one_for_files(tmp_path):
-    path = tmp_path / "x.csv"
-    path.write_text("path,label\n")
-    assert isinstance(command._source(command.parser().parse_args([str(path)])), ManifestSource)

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +15,7 @@ from evaluation.statistics import metrics_document
 from tests.evaluation.rows import THRESHOLD, some_rows
 from tests.workflow.wandb_runs import draw, server, starts
 from workflow.pipeline import flat_metrics
-from workflow.study_charts import Runs, log_study
+from workflow.study_charts import Runs, log_study, runs_of
 from workflow.tracking import end_service, unsynced
 
 PERTURBATIONS = ("none", "resize_0.5+jpeg_75")
@@ -58,7 +59,8 @@ def logs(folder, *detectors, warnings=("Few images.",), group="study"):
     """Log the table of some detectors; gives what `metrics.json` would hold."""
     frame = table(*detectors)
     metrics = measured(frame)
-    log_study(Runs(folder, group, CONFIG, {name: DETECTORS[name] for name in detectors}), frame, metrics, unread, warnings)
+    runs = Runs(folder, group, CONFIG, {name: DETECTORS[name] for name in detectors})
+    log_study(folder, lambda: runs, frame, metrics, unread, warnings)
     return metrics
 
 
@@ -140,7 +142,7 @@ def test_one_detector_is_one_run_with_all(study):
 def test_only_the_test_split_is_measured(study):
     frame = table("mlp")
     others = table("mlp").assign(split="val", key=lambda rows: "v" + rows["key"])
-    log_study(Runs(study, "mlp", {}, {"mlp": {}}), pd.concat([frame, others], ignore_index=True), measured(frame), unread)
+    log_study(study, lambda: Runs(study, "mlp", {}, {"mlp": {}}), pd.concat([frame, others], ignore_index=True), measured(frame), unread)
     (run,) = starts(study)
     assert sum(run.rows[0]["test/scores/real"]["values"]) == 30
     assert "test/warnings" not in run.rows[0]
@@ -170,6 +172,13 @@ def test_nothing_of_wandb_works(study, monkeypatch, caplog):
     assert str(study / "metrics.json") in caplog.text
 
 
+def test_a_study_that_cannot_be_told_to_wandb_is_a_warning(study, caplog):
+    frame = table("mlp")
+    log_study(study, partial(runs_of, None, None, study, CONFIG), frame, measured(frame), unread)
+    assert "W&B failed (AttributeError" in caplog.text
+    assert str(study) in caplog.text
+
+
 def test_without_a_server_only_the_first_run_waits_for_it(study, monkeypatch, caplog):
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
@@ -187,7 +196,7 @@ def test_pictures_can_be_kept_here(study, monkeypatch):
     monkeypatch.setenv("UNDERTOW_WANDB_PICTURES", "false")
     draw(study, "figures/roc.png")
     frame = table("mlp")
-    log_study(Runs(study, "mlp", {}, {"mlp": {}}), frame, measured(frame), lambda *_: pytest.fail("a picture was read"))
+    log_study(study, lambda: Runs(study, "mlp", {}, {"mlp": {}}), frame, measured(frame), lambda *_: pytest.fail("a picture was read"))
     (run,) = starts(study)
     assert list(run.table("test/mistakes").columns) == ["generator", "label", "score", "verdict", "key"]
     assert run.figures().keys() == {"roc"}

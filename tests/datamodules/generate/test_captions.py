@@ -6,9 +6,10 @@ import re
 
 import pytest
 
+from datamodules.captions import clean_caption
 from datamodules.errors import DataError
 from datamodules.generate.__main__ import main
-from datamodules.generate.captions import clean_caption, read_captions
+from datamodules.generate.captions import read_captions
 from datamodules.sources.manifest import ManifestSource
 from datamodules.splits import check_leaks
 from tests.datamodules.generate.studies import COUNT, options, photograph, rows

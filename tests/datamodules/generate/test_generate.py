@@ -16,7 +16,7 @@ from PIL import Image
 from datamodules.errors import DataError
 from datamodules.generate import study
 from datamodules.generate.__main__ import main
-from datamodules.generate.sampling import BLACK, UNSAFE, Sampler, noise_seed
+from datamodules.generate.sampling import BLACK, UNSAFE, Loading, Sampler, noise_seed
 from datamodules.records import FAKE, REAL
 from datamodules.sources.manifest import ManifestSource
 from datamodules.splits import assign_splits, check_leaks
@@ -130,6 +130,40 @@ def test_other_settings_need_another_folder(place, name, value, told):
     with pytest.raises(DataError, match=re.escape(told)):
         main(options(place, **{name: value}))
     assert files(place / "out") == before
+
+
+def test_a_branch_that_moved_is_refused_and_its_old_commit_is_not(place, commits, monkeypatch):
+    first = "1" * 40
+    main(options(place))
+    assert json.loads((place / "out" / "settings.json").read_text())["commit"] == first
+    whole = files(place / "out")
+    commits[0] = "2" * 40
+    assert main(options(place)) == 0  # nothing is missing, so that no model is loaded
+    next((place / "out" / "fakes").iterdir()).unlink()
+    there = files(place / "out")
+    with pytest.raises(
+        DataError, match=f"was begun with the commit {first} of the model, which is now at {commits[0]}: go on with --revis"
+    ):
+        main(options(place))
+    assert files(place / "out") == there
+    with pytest.raises(DataError, match="revision is null there and"):
+        main(options(place, revision=commits[0]))
+    assert main(options(place, revision=first)) == 0
+    assert files(place / "out") == whole
+
+
+def test_the_commit_is_that_of_the_hubs_cache(tmp_path, monkeypatch):
+    folder = tmp_path / "models--owner--model"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("3" * 40)
+    for commit, name in (("3" * 40, "model_index.json"), ("4" * 40, "config.json")):
+        (folder / "snapshots" / commit).mkdir(parents=True)
+        (folder / "snapshots" / commit / name).write_text("{}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
+    assert Loading("owner/model").commit() == "3" * 40
+    assert Loading("owner/model", "4" * 40).commit() == "4" * 40
+    assert Loading("owner/other").commit() == Loading(str(tmp_path)).commit() == ""
 
 
 def test_another_captions_file_needs_another_folder(place, rewrite):
@@ -247,7 +281,7 @@ def test_photographs_that_cannot_be_used_are_replaced_and_recorded(place):
     [
         ({"images": None}, "name the folder of its photographs with --images"),
         ({"images": "nowhere"}, "--images nowhere is not a folder"),
-        ({"captions": "nowhere.json"}, "--captions nowhere.json cannot be read"),
+        ({"captions": "nowhere.json"}, "the annotation file nowhere.json cannot be read"),
         ({"captions": "mine.csv"}, "leave it out"),
         ({"test": 12, "calibration": 2}, "14 photographs are wanted, and only 12 have a usable caption"),
     ],
@@ -288,13 +322,13 @@ def test_no_usable_photograph_is_an_error(place):
 
 def test_a_pipeline_is_loaded_by_name(monkeypatch, tmp_path):
     monkeypatch.undo()
-    pipeline = Sampler(MODEL, dtype=torch.bfloat16).pipeline
+    pipeline = Sampler(Loading(MODEL, dtype=torch.bfloat16)).pipeline
     assert isinstance(pipeline, StableDiffusionPipeline)
     assert pipeline.unet.dtype == torch.bfloat16
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "DDPMPipeline"}))
     for model in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ModelError, match=re.escape(str(model))):
-            Sampler(str(model))
+            Sampler(Loading(str(model)))
 
 
 def test_help_is_quick_and_errors_have_no_traceback(place):
@@ -305,5 +339,5 @@ def test_help_is_quick_and_errors_have_no_traceback(place):
     command = [sys.executable, "-m", "datamodules.generate", *options(place, captions="nowhere.json")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: --captions nowhere.json cannot be read")
+    assert done.stderr.splitlines()[-1].startswith("error: the annotation file nowhere.json cannot be read")
     assert "Traceback" not in done.stderr

@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 
 from datamodules.errors import DataError
-from datamodules.generate import editing, matched
+from datamodules.generate import matched, sampling
 from datamodules.generate.__main__ import main
 from datamodules.generate.editing import OVERFLOW, AutoencoderEditor, PipelineEditor, native_size
 from datamodules.generate.reals import Real, read_square
-from datamodules.generate.sampling import UNSAFE, load_pipeline, noise_seed
+from datamodules.generate.sampling import UNSAFE, Loading, load_pipeline, noise_seed
 from datamodules.records import FAKE, REAL
 from datamodules.sources import ManifestSource
 from datamodules.splits import assign_splits, check_leaks
@@ -54,10 +54,10 @@ def pipelines():
 def loaded_once(pipelines, monkeypatch):
     def load(auto, task, model, revision, dtype):
         if auto not in pipelines:
-            pipelines[auto] = load_pipeline(auto, task, MODEL, revision, dtype)
+            pipelines[auto] = load_pipeline(auto, task, MODEL, None, dtype)
         return pipelines[auto]
 
-    monkeypatch.setattr(editing, "load_pipeline", load)
+    monkeypatch.setattr(sampling, "load_pipeline", load)
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_the_real_is_the_square_that_the_fake_was_made_of(place):
     row = rows(place / "out")[0]
     square = read_square(Real(row["source"], place / "photos" / row["source"], "photos"), 64)
     assert np.array_equal(pixels_of(place / "out" / row["path"]), square.pixels)
-    (fake,) = AutoencoderEditor(MODEL).edit([square.pixels], [""], [0], [None])
+    (fake,) = AutoencoderEditor(Loading(MODEL)).edit([square.pixels], [""], [0], [None])
     assert np.abs(pixels_of(place / "out" / rows(place / "out")[1]["path"]) - fake).max() <= 1
     assert row["source_sha256"] == square.digest
     assert row["pair"] == f"photograph/{square.digest[:16]}"
@@ -275,6 +275,42 @@ def test_other_settings_need_another_folder(place, changed, told):
     assert files(place / "out") == before
 
 
+def test_a_branch_that_moved_is_refused_and_its_old_commit_is_not(place, commits):
+    first = "1" * 40
+    main(options(place))
+    whole = files(place / "out")
+    assert {row["model_revision"] for row in rows(place / "out") if row["label"] == "1"} == {first}
+    commits[0] = "2" * 40
+    next((place / "out" / "fakes").iterdir()).unlink()
+    there = files(place / "out")
+    with pytest.raises(
+        DataError, match=f"was begun with the commit {first} of the model, which is now at {commits[0]}: go on with --revis"
+    ):
+        main(options(place))
+    assert files(place / "out") == there
+    assert main(options(place, revision=first)) == 0
+    assert files(place / "out") == whole
+
+
+@pytest.mark.parametrize("output", ["photos/out", "photos", "link/deep/out"])
+def test_an_output_inside_the_images_is_refused(place, output, capsys):
+    (place / "link").symlink_to(place / "photos")
+    before = files(place / "photos")
+    with pytest.raises(SystemExit):
+        main(options(place, output))
+    assert "lies in --images" in capsys.readouterr().err
+    assert files(place / "photos") == before
+
+
+def test_an_output_inside_the_masks_is_refused_and_beside_a_manifest_is_not(place, capsys):
+    (place / "masks").mkdir()
+    with pytest.raises(SystemExit):
+        main(options(place, "masks/out", kind="inpaint", masks=place / "masks"))
+    assert "lies in --masks" in capsys.readouterr().err
+    (place / "photos" / "m.csv").write_text("path,label\n0.jpg,0\n")
+    assert main(options(place, "photos/out", images=place / "photos" / "m.csv", kind="autoencoder")) == 0
+
+
 def test_what_cannot_be_used_is_recorded(place, capsys):
     photos = place / "photos"
     (photos / "1.jpg").write_bytes(b"\xff\xd8\xff damaged")
@@ -321,7 +357,7 @@ def test_what_the_model_refuses_to_show_is_replaced_and_not_asked_again(place, m
 
 
 def test_an_overflow_is_no_image(monkeypatch):
-    editor = AutoencoderEditor(MODEL)
+    editor = AutoencoderEditor(Loading(MODEL))
     bias = editor.vae.decoder.conv_out.bias
     monkeypatch.setattr(bias, "data", torch.full_like(bias, torch.nan))
     assert editor.edit([np.full((64, 64, 3), 90, np.uint8)], [""], [0], [None]) == [OVERFLOW]
@@ -330,7 +366,7 @@ def test_an_overflow_is_no_image(monkeypatch):
 def test_an_autoencoder_alone_will_do():
     alone = str(Path(MODEL) / "vae")
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    fakes = [AutoencoderEditor(model).edit([image], [""], [0], [None])[0] for model in (alone, MODEL)]
+    fakes = [AutoencoderEditor(Loading(model)).edit([image], [""], [0], [None])[0] for model in (alone, MODEL)]
     assert np.array_equal(*fakes)
     assert native_size("autoencoder", alone) == native_size("img2img", MODEL) == 64
 
@@ -387,6 +423,7 @@ def test_no_usable_image_is_an_error(place):
         ({"strength": 0.1}, "less than one step"),
         ({"strength": 0}, "'0' is not a number above 0"),
         ({"fractions": ["0.5", "2"], "kind": "inpaint"}, "'2' is not a number above 0"),
+        ({"fractions": ["0.25001", "1", "0.25002"], "kind": "inpaint"}, "--fractions 0.25001 and 0.25002 are the same to four decimals"),
         ({"kind": "outpaint"}, "invalid choice"),
         ({"limit": 0}, "at least 1"),
     ],

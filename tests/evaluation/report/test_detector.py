@@ -5,12 +5,13 @@ from urllib.parse import parse_qs
 import numpy as np
 import pytest
 
+from evaluation.predictions import make_table
 from evaluation.report.detector import detector_parts
 from evaluation.report.verdict import percent
 from evaluation.statistics import metrics_document
 from modules.metrics.functional import Threshold
 from tests.evaluation.report.pages import without_drawings
-from tests.evaluation.rows import THRESHOLD, usual_table
+from tests.evaluation.rows import THRESHOLD, some_rows, usual_table
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +57,15 @@ def test_counts_of_answers_are_those_of_the_table_and_lead_to_their_images():
             assert asked(cell["href"]) == {"detector": "svm & co", "source": name, "answer": answer}
         assert cells[2]["href"] == ""
     assert {cell["href"] for cells in parts_of()["Confusion matrix"].grids[0].shown().values() for cell in cells} == {""}
+
+
+def test_a_source_that_is_called_as_the_reals_of_another_leads_to_its_own_images():
+    rows = some_rows("a", "x", 0, 10) + some_rows("a", "x", 1, 20) + some_rows("a", "x (real)", 1, 5, shift=9)
+    rows = parts_of(make_table(rows), with_browser=True)["Confusion matrix"].grids[0].shown()
+    assert list(rows) == ["a/x (real) (real)", "a/x", "a/x (real)"]
+    assert asked(rows["a/x (real)"][1]["href"]) == {"detector": "svm & co", "source": "a/x (real)", "answer": "right"}
+    told = next(asked(cell["href"]) for cell in rows["a/x (real) (real)"][:2] if cell["href"])
+    assert (told["source"], told["label"]) == ("a/x", "0")
 
 
 def test_no_link_leads_to_no_images():

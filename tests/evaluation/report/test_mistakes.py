@@ -45,12 +45,21 @@ def test_a_score_at_the_threshold_is_called_real():
 
 def test_cards_lead_to_their_image_in_the_browser_and_nowhere_without_one():
     table = usual_table().assign(perturbation="jpeg_40", path="photos/a b.png")
-    card = mistakes_part(table, 0.5, pictures, "svm & co").galleries[0].cards[0]
+    shown = set(zip(table["dataset"], table["key"], strict=True))
+    card = mistakes_part(table, 0.5, pictures, "svm & co", shown).galleries[0].cards[0]
     worst = table[table["label"] == 1].nsmallest(1, "score").iloc[0]
     assert card.href == f"#images?detector=svm+%26+co&image={worst['dataset']}%2F{worst['key']}%40jpeg_40"
     assert card.where == "photos/a b.png"
     assert card.source == f"{worst['dataset']}/{worst['generator']}"
     assert {card.href for gallery in mistakes_part(table, 0.5, pictures).galleries for card in gallery.cards} == {""}
+
+
+def test_cards_of_images_that_the_browser_does_not_hold_lead_nowhere():
+    table = usual_table()
+    worst = table[table["label"] == 1].nsmallest(2, "score")
+    shown = [(worst["dataset"].iloc[1], worst["key"].iloc[1])]
+    cards = mistakes_part(table, 0.5, pictures, "svm", shown).galleries[0].cards
+    assert [bool(card.href) for card in cards] == [False, True] + [False] * (MISTAKES - 2)
 
 
 def test_pictures_are_asked_for_under_the_perturbation_of_the_row_and_not_at_all_without_a_loader():

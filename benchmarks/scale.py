@@ -3,8 +3,9 @@
 python -m benchmarks.scale --records 1000 10000 100000 --folder /tmp/scale
 
 Images are tiny (16 × 16 pixels of noise, each another file) and the extractor is cheap, so that what grows with the number of records is
-seen and not the images. Each step runs in a process of its own; its memory is the highest that the process has had above what it held
-when everything was imported, the steps before it included that it needs.
+seen and not the images. Times are those of the processor, which other work on the machine lengthens less than those of the clock, which
+follow in brackets; the exponent is that between the two largest numbers of records. Each step runs in a process of its own; its memory
+is the highest that the process has had above what it held when everything was imported, the steps before it that it needs included.
 """
 
 import argparse
@@ -71,10 +72,6 @@ class Memory:
     def peak(self) -> int:
         """Bytes above what there was at that moment."""
         return self._read("VmHWM") - self._before
-
-    def held(self) -> int:
-        """Bytes that are resident now above what was then."""
-        return self._read("VmRSS") - self._before
 
     @staticmethod
     def _read(name: str) -> int:
@@ -196,11 +193,11 @@ def run_stage(stage: str, manifest: Path, cache: Path) -> dict[str, float]:
     stages = Stages(manifest, cache)
     memory = Memory()
     step = getattr(stages, stage.partition(" ")[0])()
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     kept = step()
-    seconds = time.perf_counter() - started
+    worked, seconds = time.process_time() - worked, time.perf_counter() - started
     del kept
-    return {"seconds": seconds, "peak": memory.peak(), "held": memory.held()}
+    return {"seconds": seconds, "cpu": worked, "peak": memory.peak()}
 
 
 def measure(folder: Path, count: int, only: tuple[str, ...]) -> Iterator[tuple[str, dict[str, float]]]:
@@ -232,20 +229,23 @@ def main() -> None:
     for count in counts:
         for stage, figures in measure(options.folder.absolute(), count, tuple(options.only)):
             found[stage].append(figures)
-            print(f"{count:>8,} {stage:<12} {figures['seconds']:8.2f} s, {figures['peak'] / 2**20:7.1f} MiB", file=sys.stderr)
+            print(
+                f"{count:>8,} {stage:<12} {figures['seconds']:8.2f} s ({figures['cpu']:.2f} of CPU), {figures['peak'] / 2**20:7.1f} MiB",
+                file=sys.stderr,
+            )
     print("\n".join(table(counts, found)))
 
 
 def table(counts: list[int], found: dict[str, list[dict[str, float]]]) -> Iterator[str]:
-    """Rows of a table: seconds and memory of each step, and how both grow from the last but one number of records to the last."""
+    """Rows of a table: seconds of CPU time (and by the clock) and memory of each step, and how they grow with the number of records."""
     yield f"| step | {' | '.join(f'{count:,} records' for count in counts)} | exponent of time | bytes a record |"
     yield "|---" * (len(counts) + 3) + "|"
     for stage, figures in found.items():
-        cells = [f"{each['seconds']:.2f} s, {each['peak'] / 2**20:.0f} MiB" for each in figures]
+        cells = [f"{each['cpu']:.2f} s ({each['seconds']:.2f}), {each['peak'] / 2**20:.0f} MiB" for each in figures]
         growth = ["", ""]
         if len(counts) > 1:
             (few, many), (before, after) = counts[-2:], figures[-2:]
-            exponent = math.log(after["seconds"] / before["seconds"]) / math.log(many / few)
+            exponent = math.log(after["cpu"] / before["cpu"]) / math.log(many / few)
             growth = [f"{exponent:.2f}", f"{(after['peak'] - before['peak']) / (many - few):,.0f}"]
         yield f"| {stage} | {' | '.join([*cells, *growth])} |"
 

@@ -100,7 +100,7 @@ def test_torchrun_trains(place, first):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
 def test_extraction_killed_on_two_ranks_goes_on_with_one_and_three(folder, tmp_path_factory, number):
     """The keys and features of an undisturbed run, each once: nothing lost, nothing repeated."""
     whole = make_folder(tmp_path_factory.mktemp("whole"))

@@ -91,7 +91,7 @@ def start(folder, *more, seconds=0.0, name="std", launcher=(sys.executable,), **
 
 def workers(folder, process, batches):
     """Wait until so many batches have been begun; gives the ids of the processes that did."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240  # a loaded machine takes more than a minute to import torch twice
     while time.monotonic() < deadline and process.poll() is None:
         begun = [int(found) for found in re.findall(r"pid (\d+)\n", (folder / "stderr").read_text())]
         if len(begun) >= batches:

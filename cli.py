@@ -159,6 +159,8 @@ def hold(folder: Path) -> None:
         file.close()
         msg = f"{folder} is being written by another process; choose another --name, or wait for it"
         raise RunError(msg) from error
+    except OSError as error:  # NFS and others without locks
+        log.warning("%s lies on a file system without locks (%s): do not write it twice at once", folder, error.strerror)
     _held[folder.resolve()] = file
 
 

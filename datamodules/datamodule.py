@@ -24,6 +24,7 @@ from datamodules.hashing import ContentHashes
 from datamodules.loading import training_loader
 from datamodules.records import SPLITS, Record, seed_of
 from datamodules.shards import Arrays, ShardReader
+from datamodules.shares import WHOLE, Share
 from datamodules.sources.base import MEMO, Source
 from datamodules.splits import assign_splits, check_classes, check_leaks, limit_records, tokens
 from modules.detectors.samples import Samples
@@ -245,17 +246,26 @@ class FeatureDataModule(pl.LightningDataModule):
         return list(dict.fromkeys(self.views or [self.perturbation]))
 
     def missing(self) -> list[Record]:
-        """Records that have no features yet and did not fail before."""
-        return self.cache.missing(self.records())
+        """Records that have no features yet and did not fail before; the cache is looked at anew."""
+        self.look_again()
+        return self.cache.missing(self.records(), self.reader)
+
+    def look_again(self) -> None:
+        """Forget what was read of the cache: another process may have added to it."""
+        self._reader = self._described = self._training = None
 
     def extraction_loader(self, missing: list[Record], ranks: int = 1) -> DataLoader[Any]:
         """Loader of the images that have no features yet, for so many ranks."""
-        self._reader = self._described = self._training = None
+        self.look_again()
         return extraction_loader(missing, self.cache, self.extract_batch_size, self.extract_workers, ranks)
 
-    def shard_writing(self) -> ShardWriting:
-        """The callback that writes extracted features to the cache."""
-        return ShardWriting(self.cache, settings_of(self.source), self.source.failures, self.shard_samples, self.features)
+    def shard_writing(self, share: Share = WHOLE) -> ShardWriting:
+        """The callback that writes extracted features to the cache, as one of several independent jobs."""
+        return ShardWriting(self.cache, settings_of(self.source), self.source.failures, self.shard_samples, self.features, share)
+
+    def correct_manifest(self) -> None:
+        """Let the cache's manifest count what is there, where it does not."""
+        self.cache.correct_manifest(self.reader, settings_of(self.source), self.source.failures)
 
     @property
     def reader(self) -> ShardReader:

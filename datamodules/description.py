@@ -53,7 +53,7 @@ def concerns(data: "FeatureDataModule") -> list[str]:
     if data.extractor.uses_record_captions and not any(record.caption for record in data.records()):
         found.append("No image has a caption: the empty prompt was used for all.")
     samples = [(record.key, caption_hash(record, data.extractor)) for split in SPLITS for record in data.usable(split)]
-    return found + data.cache.poor_features(samples)
+    return found + data.cache.poor_features(data.reader.diagnostics(samples))
 
 
 def summary(data: "FeatureDataModule") -> str:

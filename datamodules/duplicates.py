@@ -32,7 +32,8 @@ _SIGN_BYTES, _COLOUR_BYTES = 32, 48
 # Two hashes are compared where they agree in one of 21 bands of 12 signs: always so up to a distance of 20, in 99.8% of cases at 28.
 _BANDS, _WIDTH = 21, 12
 _ORDER = np.random.default_rng(0).permutation(8 * _SIGN_BYTES)  # neighbouring signs agree too often to share a band
-_CHUNK = 2**20  # pairs that are compared at once
+_CHUNK = 2**17  # pairs that are compared at once
+_ROWS = 2**12  # hashes that are taken apart at once
 _HASH = re.compile(r"[0-9a-f]{160}")
 _RANK = {name: rank for rank, name in enumerate(SPLITS)}
 
@@ -80,7 +81,7 @@ class PerceptualHashes:
     def of(self, records: Sequence[Record]) -> dict[str, str]:
         """Hashes of records by content hash; files that have none yet are read, by one process of this machine while others wait."""
         paths = {record.content_hash: record.path or None for record in records}
-        return self._memo.of(paths, _hash_file, "Looking for near-duplicates")
+        return self._memo.of(paths, _hash_file, "Looking for near-duplicates", paths.__contains__)
 
 
 def _read_line(content: str, text: str) -> str | None:
@@ -143,13 +144,17 @@ def _partners(ours: Bytes, theirs: Bytes) -> NDArray[np.int64]:
     return partner
 
 
-def _band_keys(hashes: Bytes) -> NDArray[np.int64]:
+def _band_keys(hashes: Bytes) -> NDArray[np.uint16]:
     """The bands of each hash as numbers, `[N, bands]`."""
-    signs = np.unpackbits(hashes[:, :_SIGN_BYTES], axis=1)[:, _ORDER[: _BANDS * _WIDTH]]
-    return signs.reshape(len(hashes), _BANDS, _WIDTH).astype(np.int64) @ (1 << np.arange(_WIDTH))
+    keys = np.empty((len(hashes), _BANDS), dtype=np.uint16)
+    weights = (1 << np.arange(_WIDTH)).astype(np.uint16)
+    for start in range(0, len(hashes), _ROWS):
+        signs = np.unpackbits(hashes[start : start + _ROWS, :_SIGN_BYTES], axis=1)[:, _ORDER[: _BANDS * _WIDTH]]
+        keys[start : start + _ROWS] = signs.reshape(-1, _BANDS, _WIDTH).astype(np.uint16) @ weights
+    return keys
 
 
-def _same_key(ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _same_key(ours: NDArray[np.uint16], theirs: NDArray[np.uint16]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Positions of all pairs of equal keys, in chunks that fit in memory."""
     order = np.argsort(theirs, kind="stable")
     low, high = (np.searchsorted(theirs[order], ours, side) for side in ("left", "right"))

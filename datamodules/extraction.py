@@ -23,6 +23,8 @@ from datamodules.files import remove_leftovers
 from datamodules.processes import GracefulStop, wait_for_children
 from datamodules.records import Failure, Record
 from datamodules.shards import ShardWriter
+from datamodules.shards.index import MAX_WRITERS
+from datamodules.shares import WHOLE, Share
 from modules.extractors.base import Extractor
 
 __all__ = [
@@ -80,6 +82,7 @@ class ShardWriting(pl.Callback):
         source_failures: What the source itself could not read.
         shard_samples: Samples a shard holds at most.
         wanted: Names of features that will be read; what the first batch does not have is an error then, not hours later.
+        share: Which of several independent jobs this is: each writes shards under names of its own.
     """
 
     def __init__(
@@ -89,8 +92,10 @@ class ShardWriting(pl.Callback):
         source_failures: list[Failure],
         shard_samples: int = 1000,
         wanted: Sequence[str] | None = None,
+        share: Share = WHOLE,
     ) -> None:
         self.wanted = wanted
+        self.share = share
         self.cache = cache
         self.source = source
         self.source_failures = source_failures
@@ -109,7 +114,8 @@ class ShardWriting(pl.Callback):
             signal.raise_signal(signal.SIGTERM)
         self.cache.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.cache.folder)
-        self.writer = ShardWriter(self.cache.folder, trainer.global_rank, self.shard_samples)
+        writer = (self.share.number - 1) * trainer.world_size + trainer.global_rank
+        self.writer = ShardWriter(self.cache.folder, writer % MAX_WRITERS, self.shard_samples)
         self.started = time.monotonic()
 
     def on_predict_batch_end(
@@ -168,7 +174,7 @@ class ShardWriting(pl.Callback):
             self.cache.folder,
             "".join(f"; {name} {told['median']:.1f} in the median" for name, told in figures.items()),
         )
-        for sentence in self.cache.poor_features():
+        for sentence in self.cache.poor_features({name: [told["median"]] for name, told in manifest["diagnostics"].items()}):
             log.warning("%s", sentence)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

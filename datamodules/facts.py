@@ -9,6 +9,7 @@ import re
 from collections.abc import Container, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,7 @@ TEXT_FACTS = ("fact_format", "fact_chroma", "fact_source_format")
 NUMBER_FACTS = tuple(name for name in DESCRIPTIONS if name not in TEXT_FACTS)
 """Columns that are numbers."""
 
+_NAMES = {name: name for name in DESCRIPTIONS}
 _SIZE = ("fact_width", "fact_height", "fact_aspect")
 _COLOURS = ("fact_red", "fact_green", "fact_blue")
 _OF_PIXELS = frozenset({*_SIZE, *_COLOURS})
@@ -288,7 +290,8 @@ class Facts:
         items = {_key(record, perturbation): record if record.path else None for record in records}
         known = self._memo.of(items, compute, f"Facts of images ({perturbation})", lambda key: key in items)
         own = source_facts if perturbation == "none" else lambda record: {}
-        return {record.key: known[key] | own(record) for record, key in ((r, _key(r, perturbation)) for r in records) if key in known}
+        found = ((record, known[key]) for record, key in ((r, _key(r, perturbation)) for r in records) if key in known)
+        return {record.key: facts | told if (told := own(record)) else facts for record, facts in found}
 
 
 def _key(record: Record, perturbation: str) -> str:
@@ -301,12 +304,17 @@ def _write(facts: FactsOfImage) -> str:
 
 def _read(key: str, text: str) -> FactsOfImage | None:
     """Facts of a line of the memo, or none where they are not such as this module writes."""
-    facts = json.loads(text)
+    facts = json.loads(text, object_pairs_hook=_with_shared_names)
     if not isinstance(facts, dict) or not all(_is_sound(name, value) for name, value in facts.items()):
         return None
     stored = key.endswith(" none")
     needed = _OF_FILES if stored else _OF_PIXELS
     return facts if needed <= facts.keys() <= needed | _MAY_LACK[stored] else None
+
+
+def _with_shared_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The dictionary of a JSON object; the parser makes its names anew for every line, which is more than the values take."""
+    return {_NAMES.get(name, name): value for name, value in pairs}
 
 
 def _is_sound(name: str, value: object) -> bool:

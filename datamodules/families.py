@@ -87,7 +87,8 @@ class FamilyMap:
 
     def resolve(self, records: Iterable[Record]) -> list[Record]:
         """The records with their families filled in, in the same order."""
-        return [replace(record, family=self.of(record)) for record in records]
+        found = ((record, self.of(record)) for record in records)
+        return [record if record.family == family else replace(record, family=family) for record, family in found]
 
     def index(self, family: str) -> int:
         """Number of a family, from 0; -1 for `unknown` and for a family that the map does not have."""

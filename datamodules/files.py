@@ -69,16 +69,18 @@ def _alive(process: int) -> bool:
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold an advisory lock on a file: one process of this machine at a time goes on, the others wait."""
+    """Hold an advisory lock on a file: one process at a time goes on, the others wait. On a file system without locks all go on."""
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
         try:
             yield
         finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def append_lines(path: Path, payloads: Iterable[bytes]) -> None:

@@ -29,6 +29,7 @@ _THREADS = min(16, (os.cpu_count() or 1) + 4)
 _SLICE = 64  # files a thread takes at once; also how much an interrupted run loses
 _PROGRESS_FROM = 2000  # files; below, the bar would only flicker
 _SETTLED_NS = 2_000_000_000  # coarsest time stamp of a common file system: within it a second change would not show
+_NAME_FROM = len("00000000 [")  # characters before the name in a line of the memo
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
@@ -140,8 +141,6 @@ class ContentHashes:
 
     def __init__(self, memo: Path | None) -> None:
         self.memo = memo
-        self._known: dict[str, tuple[_Stamp, str]] = {}
-        self._load()
 
     def hash_files(self, paths: Sequence[str | Path]) -> list[FileHash]:
         """Hash files in threads; those that are remembered are not read.
@@ -153,10 +152,12 @@ class ContentHashes:
             One result a path, in the same order. A file that cannot be read has an empty digest and a reason.
         """
         names = [os.path.abspath(path) for path in paths]
+        known = self._load(names)
         results: list[FileHash | None] = []
         with ThreadPoolExecutor(_THREADS) as pool:
-            for part in pool.map(self._recall, _slices(names)):
+            for part in pool.map(lambda slice_: [_recall(name, known.get(name)) for name in slice_], _slices(names)):
                 results.extend(part)
+            known.clear()
             unknown = [i for i, result in enumerate(results) if result is None]
             todo = [names[i] for i in unknown]
             with tqdm(total=len(todo), desc="Hashing files", unit="file", disable=None if len(todo) > _PROGRESS_FROM else True) as bar:
@@ -169,48 +170,56 @@ class ContentHashes:
                     bar.update(len(hashed))
         return [result for result in results if result is not None]
 
-    def _recall(self, names: list[str]) -> list[FileHash | None]:
-        return [self._recall_one(name) for name in names]
-
-    def _recall_one(self, name: str) -> FileHash | None:
-        known = self._known.get(name)
-        if known is None:
-            return None
-        try:
-            status = os.stat(name)
-        except (OSError, ValueError):
-            return None
-        return FileHash(known[1], known[0].size) if known[0] == (status.st_size, status.st_mtime_ns) else None
-
-    def _load(self) -> None:
-        if self.memo is None:
-            return
+    def _load(self, names: Sequence[str]) -> "dict[str, tuple[_Stamp, str]]":
+        """What is remembered of some files; a line of another file costs little, for a memo tells of all data sets of a cache."""
+        known: dict[str, tuple[_Stamp, str]] = {}
+        if self.memo is None or not names:
+            return known
+        wanted = {json.dumps(name).encode(): name for name in names}
         try:
             with open_regular(self.memo) as file:
                 for line in file:
-                    self._load_line(line)
+                    if (name := wanted.get(_name_part(line))) is not None and (found := _read_line(line)):
+                        known[name] = found
         except FileNotFoundError:
-            return
+            pass
         except OSError as error:
             logger.warning("The hashes remembered in %s cannot be read (%s): files are hashed again.", self.memo, describe_os_error(error))
-
-    def _load_line(self, line: bytes) -> None:
-        try:
-            name, size, mtime_ns, digest = json.loads(payload_of(line) or b"")
-            if _DIGEST.fullmatch(digest):
-                self._known[name] = (_Stamp(size, mtime_ns), digest)
-        except (ValueError, TypeError, RecursionError):
-            return  # cut or damaged: its file is hashed again
+        return known
 
     def _remember(self, hashed: list[tuple[str, _Stamp, str]]) -> None:
         if self.memo is None or not hashed:
             return
-        self._known |= {name: (stamp, digest) for name, stamp, digest in hashed}
         try:
             append_lines(self.memo, [json.dumps([name, *stamp, digest]).encode() for name, stamp, digest in hashed])
         except OSError as error:
             logger.warning("Hashes cannot be remembered in %s (%s): the next run computes them again.", self.memo, describe_os_error(error))
             self.memo = None
+
+
+def _name_part(line: bytes) -> bytes:
+    """The JSON text of a line's name, as it stands there: `checksum ["name", size, time, "digest"]`."""
+    return line[_NAME_FROM:].rsplit(b", ", 3)[0]
+
+
+def _read_line(line: bytes) -> tuple[_Stamp, str] | None:
+    """Stamp and digest of a line, none of one that is cut or damaged: its file is hashed again."""
+    try:
+        _, size, mtime_ns, digest = json.loads(payload_of(line) or b"")
+        return (_Stamp(size, mtime_ns), digest) if _DIGEST.fullmatch(digest) else None
+    except (ValueError, TypeError, RecursionError):
+        return None
+
+
+def _recall(name: str, known: tuple[_Stamp, str] | None) -> FileHash | None:
+    """The hash of a file that has still the size and time that it is remembered with."""
+    if known is None:
+        return None
+    try:
+        status = os.stat(name)
+    except (OSError, ValueError):
+        return None
+    return FileHash(known[1], known[0].size) if known[0] == (status.st_size, status.st_mtime_ns) else None
 
 
 def _slices(names: list[str]) -> list[list[str]]:

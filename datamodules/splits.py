@@ -72,7 +72,7 @@ def assign_splits(
             splits.update((i, split) for i in members)
     if moved:
         logger.warning("%d images of train_on went to the test split, because they share a group or pair with what is not.", moved)
-    return [replace(record, split=splits[i]) for i, record in enumerate(records)]
+    return [record if record.split == splits[i] else replace(record, split=splits[i]) for i, record in enumerate(records)]
 
 
 def _shares(fractions: Sequence[float] | Mapping[str, float]) -> tuple[float, ...]:
@@ -188,12 +188,7 @@ def check_leaks(records: Sequence[Record], on_leak: str = "error") -> list[Recor
     if on_leak not in ("error", "drop"):
         message = f"on_leak is {on_leak!r}: choose error or drop."
         raise DataError(message)
-    places: defaultdict[tuple[str, str], dict[str, Record]] = defaultdict(dict)
-    for record in records:
-        if record.split is not None:
-            for token in tokens(record):
-                places[token].setdefault(record.split, record)
-    leaks = {token: found for token, found in places.items() if len(found) > 1}
+    leaks = _leaks(records)
     if not leaks:
         return list(records)
     if on_leak == "error":
@@ -206,6 +201,22 @@ def check_leaks(records: Sequence[Record], on_leak: str = "error") -> list[Recor
     dropped = Counter(record.split for record in records) - Counter(record.split for record in kept)
     logger.warning("Removed %d images from train and %d from val, because a later split has the same.", dropped["train"], dropped["val"])
     return kept
+
+
+def _leaks(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, Record]]:
+    """Contents, groups and pairs that lie in several splits, with the first record of each split."""
+    only: dict[tuple[str, str], str] = {}
+    leaking = set()
+    placed = [record for record in records if record.split is not None]
+    for record in placed:
+        for token in tokens(record):
+            if only.setdefault(token, record.split or "") != record.split:
+                leaking.add(token)
+    found: dict[tuple[str, str], dict[str, Record]] = {token: {} for token in only if token in leaking}
+    for record in placed if leaking else ():
+        for token in leaking.intersection(tokens(record)):
+            found[token].setdefault(record.split or "", record)
+    return found
 
 
 def _leaks_upwards(record: Record, leaks: Mapping[tuple[str, str], Mapping[str, Record]]) -> bool:

@@ -1,6 +1,7 @@
 """The steps that the root scripts share: extract what is missing, score, write the results."""
 
 import contextlib
+import copy
 import json
 import logging
 import os
@@ -25,6 +26,7 @@ from datamodules.description import concerns as concerns_of
 from datamodules.errors import DataError
 from datamodules.files import temporary_name, write_atomically
 from datamodules.records import Record
+from datamodules.shares import WHOLE, Share
 from evaluation.options import ReportOptions
 from modules.detectors.answers import answers
 from modules.detectors.base import Detector
@@ -46,22 +48,26 @@ Scores = dict[str, dict[str, float]]
 """By key what `predict_step` says of an image: its `score`, and columns of numbers for `answers`."""
 
 
-def extract_missing(data: FeatureDataModule, hardware: dict[str, Any]) -> int:
+def extract_missing(data: FeatureDataModule, hardware: dict[str, Any], share: Share = WHOLE) -> int:
     """Extract the features of images that have none.
 
     Args:
         data: Whose images.
         hardware: Arguments of the Trainer that does it: accelerator, devices, strategy, number of nodes, progress bar.
+        share: Only of the images of this share.
 
     Returns:
         Number of images that had no features.
     """
     from datamodules.extraction import ExtractionModule
 
-    missing = _agreed_missing(data)
+    if _is_rank_of_others():
+        _meet(_bare_trainer(hardware, []))
+    missing = _agreed_missing(data, share)
     if not missing:
         if is_main_process():
             os.environ[MISSING_VARIABLE] = ""
+            data.correct_manifest()
         log.info("All features are in %s: nothing to extract.", data.cache.folder)
         return 0
     log.info("Extracting features of %d images to %s", len(missing), data.cache.folder)
@@ -70,18 +76,17 @@ def extract_missing(data: FeatureDataModule, hardware: dict[str, Any]) -> int:
 
         for line in differences(data.cache, Path(data.cache_dir)):
             log.info("%s", line)
-    callbacks: list[Any] = [data.shard_writing()]
-    trainer = Trainer(**hardware, logger=False, enable_checkpointing=False, enable_model_summary=False, callbacks=callbacks)
+    trainer = _bare_trainer(hardware, [data.shard_writing(share)])
     loader = data.extraction_loader(missing, trainer.world_size)
     with _told_to_ranks(data, missing):
         trainer.predict(ExtractionModule(data.extractor), dataloaders=loader, return_predictions=False)
     return len(missing)
 
 
-def extract_views(data: FeatureDataModule, hardware: dict[str, Any]) -> int:
+def extract_views(data: FeatureDataModule, hardware: dict[str, Any], share: Share = WHOLE) -> int:
     """Extract what is missing under every perturbation that training or test reads; arguments and result as for `extract_missing`."""
     views = dict.fromkeys([data.perturbation, *data.training_views])
-    return sum(extract_missing(data.at(view), hardware) for view in views)
+    return sum(extract_missing(data.at(view), hardware, share) for view in views)
 
 
 def prepare(detector: Detector, data: FeatureDataModule) -> None:
@@ -153,18 +158,40 @@ def agreed(value: Any) -> Any:
     return held[0]
 
 
-def _agreed_missing(data: FeatureDataModule) -> list[Record]:
+def _bare_trainer(hardware: dict[str, Any], callbacks: list[Any]) -> Trainer:
+    """A Trainer that only runs; a strategy belongs to one Trainer, and gets a copy for each."""
+    options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    return Trainer(**copy.deepcopy(hardware), **options, callbacks=callbacks)
+
+
+def _is_rank_of_others() -> bool:
+    """Whether torchrun or SLURM has started this process as one of several that have not met yet."""
+    if MISSING_VARIABLE in os.environ or torch.distributed.is_initialized():
+        return False  # rank 0 tells those that Lightning starts, and does not wait for them
+    return any(int(os.environ.get(name) or 1) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS"))
+
+
+def _meet(trainer: Trainer) -> None:
+    """Bring such processes together, so that they can agree on whether there is anything to run; Lightning does so when a Trainer runs."""
+    outside = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.world_size > 1 and outside is not None and outside.creates_processes_externally:
+        trainer.strategy.setup_environment()
+
+
+def _agreed_missing(data: FeatureDataModule, share: Share) -> list[Record]:
     """The images without features as rank 0 sees them: another job may be filling the same cache."""
     told = os.environ.get(MISSING_VARIABLE)
-    if told is not None and not is_main_process() and not torch.distributed.is_initialized():
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    missing = share.part(data.missing()) if is_main_process() or (told is None and not together) else []
+    if told is not None and not is_main_process() and not together:
         # A process that Lightning started for rank 0's first Trainer with several ranks: that of this extraction, or a later one.
         folder, _, keys = told.partition("\n")
         chosen = set(json.loads(Path(keys).read_text())) if folder == str(data.cache.folder) else set()
-    else:
-        missing = data.missing()
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return missing
+    elif together:
         chosen = set(agreed([record.key for record in missing]))
+    else:
+        return missing
+    data.look_again()  # what rank 0 has read is newer
     return [record for record in data.records() if record.key in chosen]
 
 

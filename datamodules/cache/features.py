@@ -1,19 +1,23 @@
 """The feature cache: one directory for each combination of settings that changes a number."""
 
+import contextlib
 import hashlib
 import itertools
 import json
+import os
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datamodules.cache.folders import MANIFEST, MAX_MANIFEST_BYTES
 from datamodules.errors import DataError
 from datamodules.files import write_atomically
 from datamodules.hashing import ContentHashes, hash_tree, walk_files
 from datamodules.records import Failure, Record
 from datamodules.shards import ShardReader
+from datamodules.shards.index import read_plain
 from modules.settings import fingerprint
 
 if TYPE_CHECKING:  # torch, which the commands that only look at folders do without
@@ -22,6 +26,7 @@ if TYPE_CHECKING:  # torch, which the commands that only look at folders do with
 # Raised when the code changes a number that the settings do not show.
 FORMAT = 1
 MAX_WEIGHT_FILES = 1000
+TRIES = 10  # to write a manifest that counts all shards
 LIBRARIES = (
     "torch",
     "torchvision",
@@ -78,9 +83,14 @@ class FeatureCache:
         same = self.folder.parent.glob(f"*-{perturbation}-{images}") if self.folder.parent.is_dir() else ()
         return ShardReader(self.folder, others=sorted(folder for folder in same if folder != self.folder))
 
-    def missing(self, records: Iterable[Record]) -> list[Record]:
-        """Records without features, leaving out those that failed before."""
-        reader = self.reader()
+    def missing(self, records: Iterable[Record], reader: ShardReader | None = None) -> list[Record]:
+        """Records without features, leaving out those that failed before.
+
+        Args:
+            records: Which images.
+            reader: What `reader` gave a moment ago; by default the directory is looked at now.
+        """
+        reader = reader or self.reader()
         failed = {failure.key for failure in reader.failures}
         return [
             record
@@ -91,6 +101,10 @@ class FeatureCache:
     def write_manifest(self, source: dict[str, Any], source_failures: list[Failure]) -> dict[str, Any]:
         """Write `manifest.json`: settings in full, counts, failures with their reasons, diagnostics, library versions.
 
+        Independent jobs may write it at the same time, without locks: each looks again after it has written whether another one has added
+        shards meanwhile, and then writes anew, so that the last one to write has seen all shards. Where others add some each time, it is
+        left to them.
+
         Args:
             source: Settings of the records' source.
             source_failures: Images that the source itself could not read.
@@ -98,9 +112,37 @@ class FeatureCache:
         Returns:
             What was written.
         """
+        for _ in range(TRIES):
+            indexes = self._indexes()
+            manifest = self._manifest(source, source_failures)
+            write_atomically(self.folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+            if self._indexes() == indexes:
+                break
+        return manifest
+
+    def correct_manifest(self, reader: ShardReader, source: dict[str, Any], source_failures: list[Failure]) -> None:
+        """Write `manifest.json` anew where it does not count what is there: a job was killed between its last shard and the manifest.
+
+        Args:
+            reader: What `reader` gave.
+            source: Settings of the records' source.
+            source_failures: Images that the source itself could not read.
+        """
+        if not reader.own and not reader.failures:
+            return  # the features are in another source's directory
+        counts = read_counts(self.folder / MANIFEST)
+        if counts.get("images") != reader.own or counts.get("failures", 0) < len(reader.failures):
+            with contextlib.suppress(OSError):  # a cache that others may only read
+                self.write_manifest(source, source_failures)
+
+    def _indexes(self) -> set[str]:
+        """Names of the indexes that are there."""
+        return {name for name in os.listdir(self.folder) if name.endswith(".index.json")}
+
+    def _manifest(self, source: dict[str, Any], source_failures: list[Failure]) -> dict[str, Any]:
         reader = ShardReader(self.folder)
         failures = [*source_failures, *reader.failures]
-        manifest = {
+        return {
             "settings": self.settings,
             "source": source,
             "counts": {"images": len(reader), "failures": len(failures)},
@@ -108,16 +150,14 @@ class FeatureCache:
             "diagnostics": {name: _summary(values) for name, values in reader.diagnostics().items()},
             "versions": library_versions(),
         }
-        write_atomically(self.folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
-        return manifest
 
-    def poor_features(self, samples: Iterable[tuple[str, str]] | None = None) -> list[str]:
+    def poor_features(self, figures: Mapping[str, Sequence[float]]) -> list[str]:
         """A sentence for each diagnostic whose median is below what the extractor expects.
 
         Args:
-            samples: Key and caption hash of the images that count; all of this directory by default.
+            figures: The extractor's figures of the images that count, by name.
         """
-        figures, found = (ShardReader(self.folder) if samples is None else self.reader()).diagnostics(samples), []
+        found = []
         for name, (limit, meaning) in self.extractor.warn_below.items():
             median = statistics.median(figures[name]) if figures.get(name) else limit
             if median < limit:
@@ -137,6 +177,14 @@ class FeatureCache:
             else:
                 unnamed.append(identity)
         return {"format": FORMAT, "extractor": json.loads(text)} | ({"weights": unnamed} if unnamed else {})
+
+
+def read_counts(path: Path) -> dict[str, Any]:
+    """`counts` of a manifest, empty where it is missing or cannot be read."""
+    try:
+        return dict(json.loads(read_plain(path, MAX_MANIFEST_BYTES))["counts"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
 
 
 def _identity(name: str, revision: str | None, hashes: ContentHashes) -> str:

@@ -18,6 +18,8 @@ SHARD_NAME = re.compile(r"shard-\d{4}-\d{6}\.tar")
 KEY = re.compile(r"[0-9A-Za-z_-]{1,64}")  # no dots, no slashes: keys are parts of members' names
 INDEX_VERSION = 1
 
+MAX_WRITERS = 10_000  # processes with names of their own: four digits of a shard's name; two of one number count on from each other
+MAX_SHARDS = 1_000_000  # of one process: their numbers have six digits
 MAX_ROWS = 100_000  # samples, and failures, of one shard
 MAX_INDEX_BYTES = 64 * 2**20
 MAX_FEATURE_BYTES = 256 * 2**20  # features of one image
@@ -63,9 +65,19 @@ def index_path(shard: Path) -> Path:
     return shard.with_suffix(".index.json")
 
 
-def shards_of(folder: Path) -> list[Path]:
-    """Paths in a directory that are named like shards, in order."""
-    return sorted(path for path in folder.glob("shard-*.tar") if SHARD_NAME.fullmatch(path.name))
+def shards_of(folder: Path, rank: int | None = None) -> list[Path]:
+    """Paths in a directory that are named like shards, in order.
+
+    Args:
+        folder: The directory; may be missing.
+        rank: Only those that this process wrote; all of them by default.
+    """
+    begins = "shard-" if rank is None else f"shard-{rank:04d}-"
+    try:
+        names = os.listdir(folder)
+    except OSError:  # missing, or not ours to read: nothing is found there
+        return []
+    return [folder / name for name in sorted(names) if name.startswith(begins) and SHARD_NAME.fullmatch(name)]
 
 
 def damaged(shard: Path, what: str) -> ShardError:

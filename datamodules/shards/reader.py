@@ -7,8 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from datamodules.records import Failure
-from datamodules.shards.index import Index, Row, ShardError, damaged, index_path, open_plain, read_index, shards_of, write_index
+from datamodules.shards.index import Index, ShardError, damaged, index_path, open_plain, read_index, shards_of, write_index
+from datamodules.shards.samples import Samples, named
 from datamodules.shards.tar import Arrays, decode, read_contents, read_features
 
 log = logging.getLogger(__name__)
@@ -55,6 +58,10 @@ class ShardReader:
         others: Further cache directories with features of the same kind, for samples that the first one lacks. What is damaged there by
             its index or size is left out with a warning, and failures there are not this directory's.
 
+    Attributes:
+        failures: Images of the cache directory that gave no features.
+        own: How many samples lie in the cache directory itself.
+
     Raises:
         ShardError: If an index cannot be read, or a shard is missing or has another size than its index says.
     """
@@ -62,38 +69,39 @@ class ShardReader:
     def __init__(self, folder: Path, rebuild: bool = True, others: Iterable[Path] = ()) -> None:
         self.folder = Path(folder)
         self.failures: list[Failure] = []
-        self._rows: dict[tuple[str, str], tuple[int, Row]] = {}
+        self._samples = Samples()
         self._shards: list[Path] = []
         self._sizes: list[int] = []
         self._descriptors: dict[int, int] = {}
-        self._verified: set[tuple[str, str]] = set()
         for shard in shards_of(self.folder):
             if os.path.lexists(index_path(shard)) or (rebuild and shard.stat().st_size and rebuild_index(shard)):
                 self._add(shard)
+        self.own = len(self)
         for shard in (shard for other in others for shard in shards_of(other) if os.path.lexists(index_path(shard))):
             try:
                 self._add(shard, own=False)
             except ShardError as error:
                 log.warning("not read: %s", error)
+        self._samples.close()
+        self._verified = bytearray(len(self._samples.size))
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._samples.numbers)
 
     def __contains__(self, sample: tuple[str, str]) -> bool:
-        return sample in self._rows
+        return named(*sample) in self._samples.numbers
 
     def keys(self) -> list[tuple[str, str]]:
         """Key and caption hash of every sample."""
-        return list(self._rows)
+        return [(key, caption) for key, _, caption in (name.partition(" ") for name in self._samples.numbers)]
 
     def diagnostics(self, samples: Iterable[tuple[str, str]] | None = None) -> dict[str, list[float]]:
         """The extractor's figures of some samples (key and caption hash), or of all, by name."""
-        figures: dict[str, list[float]] = {}
-        for sample in self._rows if samples is None else samples:
-            _, row = self._rows[sample]
-            for name, value in row.diagnostics.items():
-                figures.setdefault(name, []).append(value)
-        return figures
+        numbers = self._samples.numbers
+        rows = list(numbers.values()) if samples is None else [numbers[named(*sample)] for sample in samples]
+        figures = {name: column[rows] for name, column in self._samples.diagnostics.items()} if rows else {}
+        known = {name: values[~np.isnan(values)].tolist() for name, values in figures.items()}
+        return {name: values for name, values in known.items() if values}
 
     def read(self, key: str, caption: str = "") -> Arrays:
         """Features of one sample.
@@ -102,15 +110,16 @@ class ShardReader:
             KeyError: If the sample is not there.
             ShardError: If its bytes are not those that were written.
         """
-        number, row = self._rows[key, caption]
-        descriptor = self._descriptor(number)
+        number = self._samples.numbers[named(key, caption)]
+        shard, row = self._samples.place(number, key, caption)
+        descriptor = self._descriptor(shard)
         try:
-            if (key, caption) in self._verified:
+            if self._verified[number]:
                 return decode(os.pread(descriptor, row.size, row.offset))
-            arrays = decode(read_features(descriptor, row, self._sizes[number]))
+            arrays = decode(read_features(descriptor, row, self._sizes[shard]))
         except (ValueError, OSError) as error:
-            raise damaged(self._shards[number], str(error)) from error
-        self._verified.add((key, caption))
+            raise damaged(self._shards[shard], str(error)) from error
+        self._verified[number] = True
         return arrays
 
     def __getstate__(self) -> dict[str, Any]:
@@ -142,5 +151,4 @@ class ShardReader:
             self.failures.extend(index.failures)
         self._shards.append(shard)
         self._sizes.append(index.bytes)
-        for row in index.rows:
-            self._rows.setdefault((row.key, row.caption), (len(self._shards) - 1, row))
+        self._samples.add(len(self._shards) - 1, index.rows)

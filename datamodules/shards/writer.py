@@ -18,7 +18,19 @@ from safetensors.numpy import save as save_tensors
 
 from datamodules.files import sync_directory, temporary_name
 from datamodules.records import Failure
-from datamodules.shards.index import KEY, MAX_FEATURE_BYTES, MAX_RECORD_BYTES, MAX_ROWS, Index, Row, ShardError, finite, write_index
+from datamodules.shards.index import (
+    KEY,
+    MAX_FEATURE_BYTES,
+    MAX_RECORD_BYTES,
+    MAX_ROWS,
+    MAX_SHARDS,
+    Index,
+    Row,
+    ShardError,
+    finite,
+    shards_of,
+    write_index,
+)
 from datamodules.shards.lock import join_writers, leave
 from datamodules.shards.tar import padded
 
@@ -64,6 +76,7 @@ class ShardWriter:
         self._held: BinaryIO | None = None
         self._temporary = Path()
         self._begun: float | None = None
+        self._next: int | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def add(
@@ -176,16 +189,23 @@ class ShardWriter:
         return size
 
     def _reserve(self) -> Path:
-        """The next free shard name, taken by making it, so that two processes of the same rank never share one."""
-        number = 0
-        while True:
+        """The next free shard name, taken by making it, so that two processes of the same rank never share one.
+
+        Raises:
+            ShardError: All names of this rank are taken.
+        """
+        if self._next is None:
+            self._next = 1 + max((int(path.name[11:17]) for path in shards_of(self.folder, self.rank)), default=-1)
+        for number in range(self._next, MAX_SHARDS):
             shard = self.folder / f"shard-{self.rank:04d}-{number:06d}.tar"
-            try:
+            with contextlib.suppress(FileExistsError):
                 os.close(os.open(shard, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-            except FileExistsError:
-                number += 1
-                continue
-            return shard
+                self._next = number + 1
+                return shard
+        msg = (
+            f"{self.folder} has no name left for a shard of process {self.rank}: set a larger data.shard_samples and another data.cache_dir"
+        )
+        raise ShardError(msg)
 
     @contextlib.contextmanager
     def _undone(self) -> Iterator[None]:

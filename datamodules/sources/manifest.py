@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from datamodules.tables import Row, read_table
 
 REQUIRED = ("path", "label")
 TEXTS = ("dataset", "generator", "family", "group", "pair", "split", "caption", "caption_source", "source_format")
+SHARED = ("dataset", "generator", "family", "caption_source", "source_format")
+"""Texts that many rows have."""
 NUMBERS = ("source_width", "source_height", "source_bytes")
 OPTIONAL = (*TEXTS, *NUMBERS, "generated_fraction")
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -75,12 +78,14 @@ class ManifestSource(Source):
         Raises:
             DataError: The table cannot be read, lacks a column, or a row of it is wrong; the message names the row.
         """
-        folder = _Folder(self._file.parent, self.allow_outside)
-        for where, row in read_rows(self._file):
-            yield self._record(row, f"{self._file}, {where}", folder)
+        file = self._file
+        folder = _Folder(file.parent, self.allow_outside)
+        for where, row in read_rows(file):
+            yield self._record(row, f"{file}, {where}", folder)
 
     def _record(self, row: Row, where: str, folder: "_Folder") -> Record:
         texts = {column: _text(row.get(column), column, where) for column in ("path", *TEXTS)}
+        texts |= {column: _shared(texts[column]) for column in SHARED}
         label = _label(row.get("label"), where)
         if texts["path"] is None:
             message = f"{where}: the path is missing. Fill it in or remove the row."
@@ -146,6 +151,11 @@ def is_missing(value: Any) -> bool:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "…"
+
+
+def _shared(text: str | None) -> str | None:
+    """The text as one object for all rows: a hundred thousand rows name a handful of generators."""
+    return None if text is None else sys.intern(text)
 
 
 def _text(value: Any, column: str, where: str) -> str | None:

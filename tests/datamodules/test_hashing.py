@@ -80,7 +80,7 @@ def test_corrupt_memo_is_rebuilt(tmp_path, files, damage):
     for path in files:
         write(path, path.read_bytes()[::-1])
     assert [r.digest for r in ContentHashes(memo).hash_files(files)] == expected(files)
-    assert len(ContentHashes(memo)._known) == len(files)
+    assert len(ContentHashes(memo)._load([str(path) for path in files])) == len(files)
 
 
 def test_a_flipped_digit_of_a_hash_is_noticed(tmp_path):
@@ -102,7 +102,7 @@ def test_two_processes_share_a_memo(tmp_path, files):
     command = [sys.executable, "-c", code, str(files[0].parent), str(memo)]
     processes = [subprocess.Popen(command, cwd=ROOT) for _ in range(2)]
     assert [process.wait(60) for process in processes] == [0, 0]
-    known = ContentHashes(memo)._known
+    known = ContentHashes(memo)._load([str(path) for path in files])
     assert [known[str(path)][1] for path in files] == expected(files)
 
 

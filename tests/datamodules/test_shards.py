@@ -10,6 +10,7 @@ import sys
 import tarfile
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -323,3 +324,51 @@ def test_a_writer_waits_for_a_repair_and_a_repair_refuses_a_writer(tmp_path):
     with alone(tmp_path):
         pass
     assert not is_written(tmp_path)
+
+
+def test_a_writer_does_not_count_up_from_the_first_name(tmp_path, monkeypatch):
+    """A shard costs one attempt at a name, however many there are already."""
+    (tmp_path / "shard-0000-000041.tar").touch()
+    (tmp_path / "shard-0001-000007.tar").touch()
+    attempts = []
+    opened = os.open
+    monkeypatch.setattr(os, "open", lambda path, flags, *more: attempts.append(path) or opened(path, flags, *more))
+    writer = ShardWriter(tmp_path, max_samples=1)
+    for number in range(20):
+        writer.add(f"{number:032x}", {"x": np.zeros(1, np.float32)}, {})
+    names = [str(path) for path in attempts if str(path).endswith(".tar") and ".writing" not in str(path)]
+    assert names == [str(tmp_path / f"shard-0000-{number:06d}.tar") for number in range(42, 62)]
+
+
+def test_two_writers_of_one_number_share_no_name(tmp_path):
+    """Two jobs that think of themselves as the same process, each unaware of the other's shards."""
+    first, second = ShardWriter(tmp_path, max_samples=1), ShardWriter(tmp_path, max_samples=1)
+    for number in range(4):
+        (first if number % 2 else second).add(f"{number:032x}", {"x": np.full(1, number, np.float32)}, {})
+    found = ShardReader(tmp_path)
+    assert [float(found.read(f"{number:032x}")["x"][0]) for number in range(4)] == [0, 1, 2, 3]
+
+
+def test_a_reader_takes_little_memory_a_sample(tmp_path):
+    """A million samples must fit into a process; see docs/scaling.md for what is measured."""
+    writer = ShardWriter(tmp_path, max_samples=20_000)
+    content = {"x": np.zeros(1, np.float32)}
+    for number in range(20_000):
+        writer.add(f"{number:032x}", content, {}, diagnostics={"short_side": 64.0, "psnr": 30.0})
+    tracemalloc.start()
+    found = ShardReader(tmp_path)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found) == 20_000
+    assert held / 20_000 < 350
+
+
+def test_figures_that_only_some_samples_have(tmp_path):
+    writer = ShardWriter(tmp_path)
+    for number, figures in enumerate([{"a": 1.0}, {}, {"b": 2.0}, {"a": 3.0, "b": float("inf")}]):
+        writer.add(f"{number:032x}", {"x": np.zeros(1, np.float32)}, {}, diagnostics=figures)
+    writer.finish()
+    found = ShardReader(tmp_path)
+    assert found.diagnostics() == {"a": [1.0, 3.0], "b": [2.0]}
+    assert found.diagnostics([(f"{3:032x}", ""), (f"{1:032x}", "")]) == {"a": [3.0]}
+    assert found.diagnostics([]) == {}

@@ -16,6 +16,22 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def write_new(path: Path, content: bytes) -> None:
+    """As `write_atomically`, but a file that is there by then stays: of two processes the other one may know more."""
+    temporary = path.parent / temporary_name(f"{secrets.token_hex(4)}.tmp")
+    write_atomically(temporary, content)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write under a temporary name beside its own, which it gets, flushed to disk, where nothing was raised meanwhile."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.files import write_atomically
+from datamodules.files import write_atomically, write_new
 from datamodules.records import Failure
 from modules.errors import UserError
 
@@ -115,12 +115,13 @@ def read_plain(path: Path, limit: int) -> bytes:
     return content
 
 
-def write_index(shard: Path, index: Index) -> None:
-    """Write a shard's index, atomically."""
+def write_index(shard: Path, index: Index, replace: bool = True) -> None:
+    """Write a shard's index, atomically; without `replace` only where it has none yet."""
     columns = {name: [getattr(row, name) for row in index.rows] for name in Row._fields}
     failures = [{"key": failure.key, "where": failure.where, "reason": failure.reason} for failure in index.failures]
     document = {"version": INDEX_VERSION, "bytes": index.bytes, "rows": columns, "failures": failures}
-    write_atomically(index_path(shard), json.dumps(document, allow_nan=False).encode())
+    write = write_atomically if replace else write_new
+    write(index_path(shard), json.dumps(document, allow_nan=False).encode())
 
 
 def read_index(shard: Path) -> Index:

@@ -43,7 +43,8 @@ def rebuild_index(shard: Path) -> bool:
         reason = [*contents.problems, *contents.damaged.values(), "it holds no sample"][0]
         log.warning("%s has no index and is left out: %s.", shard, reason)
         return False
-    write_index(shard, Index(size, contents.rows, []))
+    # Its writer may be about to write it, or may just have: that one tells of failures as well, and must stay.
+    write_index(shard, Index(size, contents.rows, []), replace=False)
     return True
 
 

@@ -19,6 +19,8 @@ import webdataset
 from datamodules.files import remove_leftovers
 from datamodules.records import Failure
 from datamodules.shards import ShardError, ShardReader, ShardWriter, index_path
+from datamodules.shards import index as index_module
+from datamodules.shards import reader as reader_module
 from datamodules.shards.lock import BusyError, alone, is_written
 
 WRITER = """
@@ -372,3 +374,29 @@ def test_figures_that_only_some_samples_have(tmp_path):
     assert found.diagnostics() == {"a": [1.0, 3.0], "b": [2.0]}
     assert found.diagnostics([(f"{3:032x}", ""), (f"{1:032x}", "")]) == {"a": [3.0]}
     assert found.diagnostics([]) == {}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_rebuilt_index_never_replaces_its_writer_s(tmp_path, monkeypatch, links):
+    """Another job looks into the directory between a shard's rename and its index: the index that tells of failures is the one that stays."""
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *paths: (_ for _ in ()).throw(OSError("no hard links here")))
+    writer = ShardWriter(tmp_path)
+    writer.add("a", {"x": np.zeros(3, np.float32)}, {"key": "a"})
+    writer.fail(Failure("b.png", "it is broken", "b"))
+    read = reader_module.read_contents
+
+    def read_slowly(descriptor, size):
+        contents = read(descriptor, size)
+        original(shard, index)  # the writer is quicker
+        return contents
+
+    original, written = index_module.write_index, []
+    monkeypatch.setattr("datamodules.shards.writer.write_index", lambda *told: written.append(told))
+    writer.finish()
+    ((shard, index),) = written
+    monkeypatch.setattr(reader_module, "read_contents", read_slowly)
+    reader = ShardReader(tmp_path)
+    assert reader.keys() == [("a", "")]
+    assert [failure.key for failure in reader.failures] == ["b"]
+    assert not list(tmp_path.glob(".writing-*"))

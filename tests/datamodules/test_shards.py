@@ -378,7 +378,7 @@ def test_figures_that_only_some_samples_have(tmp_path):
 
 @pytest.mark.parametrize("links", [True, False])
 def test_a_rebuilt_index_never_replaces_its_writer_s(tmp_path, monkeypatch, links):
-    """Another job looks into the directory between a shard's rename and its index: the index that tells of failures is the one that stays."""
+    """Another job looks between a shard's rename and its index: the index that tells of failures is the one that stays."""
     if not links:
         monkeypatch.setattr(os, "link", lambda *paths: (_ for _ in ()).throw(OSError("no hard links here")))
     writer = ShardWriter(tmp_path)

@@ -13,7 +13,7 @@ from datamodules.errors import DataError
 from datamodules.files import write_atomically
 from datamodules.hashing import ContentHashes, hash_tree, walk_files
 from datamodules.records import Failure, Record
-from datamodules.shards import ShardReader
+from datamodules.shards import IndexedReader, ShardReader
 from modules.settings import fingerprint
 
 if TYPE_CHECKING:  # torch, which the commands that only look at folders do without
@@ -72,7 +72,12 @@ class FeatureCache:
         images = f"{source}-{perturbation}-{fingerprint({'format': FORMAT, 'perturbation': perturbation})}"
         self.folder = Path(root) / features / images
 
-    def reader(self) -> ShardReader:
+    @property
+    def location(self) -> str:
+        """Where the features lie, for messages."""
+        return str(self.folder)
+
+    def reader(self) -> IndexedReader:
         """The features that are there now: of this source, and of the same images in another source's directory."""
         _, perturbation, images = self.folder.name.rsplit("-", 2)
         same = self.folder.parent.glob(f"*-{perturbation}-{images}") if self.folder.parent.is_dir() else ()

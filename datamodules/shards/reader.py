@@ -3,6 +3,7 @@
 import logging
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -44,37 +45,17 @@ def rebuild_index(shard: Path) -> bool:
     return True
 
 
-class ShardReader:
-    """Random access to all samples of a cache directory.
+class IndexedReader(ABC):
+    """Features of samples by key and caption hash, wherever the shards lie; indexes say which there are.
 
-    Opening reads the indexes only. A sample is compared with its index row the first time that this process reads it.
-
-    Args:
-        folder: The cache directory; may be missing or empty.
-        rebuild: Write the lost index of a complete shard anew.
-        others: Further cache directories with features of the same kind, for samples that the first one lacks. What is damaged there by
-            its index or size is left out with a warning, and failures there are not this directory's.
-
-    Raises:
-        ShardError: If an index cannot be read, or a shard is missing or has another size than its index says.
+    Attributes:
+        failures: Images that gave no features.
     """
 
-    def __init__(self, folder: Path, rebuild: bool = True, others: Iterable[Path] = ()) -> None:
-        self.folder = Path(folder)
+    def __init__(self) -> None:
         self.failures: list[Failure] = []
         self._rows: dict[tuple[str, str], tuple[int, Row]] = {}
-        self._shards: list[Path] = []
         self._sizes: list[int] = []
-        self._descriptors: dict[int, int] = {}
-        self._verified: set[tuple[str, str]] = set()
-        for shard in shards_of(self.folder):
-            if os.path.lexists(index_path(shard)) or (rebuild and shard.stat().st_size and rebuild_index(shard)):
-                self._add(shard)
-        for shard in (shard for other in others for shard in shards_of(other) if os.path.lexists(index_path(shard))):
-            try:
-                self._add(shard, own=False)
-            except ShardError as error:
-                log.warning("not read: %s", error)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -94,6 +75,60 @@ class ShardReader:
             for name, value in row.diagnostics.items():
                 figures.setdefault(name, []).append(value)
         return figures
+
+    def place(self, key: str, caption: str = "") -> tuple[int, Row]:
+        """Number of the shard in which a sample lies, and its row: read in the order of shards and offsets, nothing is sought.
+
+        Raises:
+            KeyError: If the sample is not there.
+        """
+        return self._rows[key, caption]
+
+    @abstractmethod
+    def read(self, key: str, caption: str = "") -> Arrays:
+        """Features of one sample.
+
+        Raises:
+            KeyError: If the sample is not there.
+            ShardError: If its bytes are not those that were written.
+        """
+
+    def _add_index(self, index: Index) -> None:
+        """Take over the rows of a further shard; a sample that is there already stays what it is."""
+        self._sizes.append(index.bytes)
+        for row in index.rows:
+            self._rows.setdefault((row.key, row.caption), (len(self._sizes) - 1, row))
+
+
+class ShardReader(IndexedReader):
+    """Random access to all samples of a cache directory.
+
+    Opening reads the indexes only. A sample is compared with its index row the first time that this process reads it.
+
+    Args:
+        folder: The cache directory; may be missing or empty.
+        rebuild: Write the lost index of a complete shard anew.
+        others: Further cache directories with features of the same kind, for samples that the first one lacks. What is damaged there by
+            its index or size is left out with a warning, and failures there are not this directory's.
+
+    Raises:
+        ShardError: If an index cannot be read, or a shard is missing or has another size than its index says.
+    """
+
+    def __init__(self, folder: Path, rebuild: bool = True, others: Iterable[Path] = ()) -> None:
+        super().__init__()
+        self.folder = Path(folder)
+        self._shards: list[Path] = []
+        self._descriptors: dict[int, int] = {}
+        self._verified: set[tuple[str, str]] = set()
+        for shard in shards_of(self.folder):
+            if os.path.lexists(index_path(shard)) or (rebuild and shard.stat().st_size and rebuild_index(shard)):
+                self._add(shard)
+        for shard in (shard for other in others for shard in shards_of(other) if os.path.lexists(index_path(shard))):
+            try:
+                self._add(shard, own=False)
+            except ShardError as error:
+                log.warning("not read: %s", error)
 
     def read(self, key: str, caption: str = "") -> Arrays:
         """Features of one sample.
@@ -141,6 +176,4 @@ class ShardReader:
         if own:
             self.failures.extend(index.failures)
         self._shards.append(shard)
-        self._sizes.append(index.bytes)
-        for row in index.rows:
-            self._rows.setdefault((row.key, row.caption), (len(self._shards) - 1, row))
+        self._add_index(index)

@@ -13,7 +13,8 @@ class StreamOptions:
     Args:
         url: `https://…`, `s3://…`, `gs://…`, `az://…` or a path: a feature cache's root, or the one directory of it that is wanted (its own
             name and its parent's tell what made it). Nothing is extracted then. By default the cache in `cache_dir` is used
-        buffer: samples of each process's shuffle buffer, shared out among its workers; undecoded features are what it holds in memory
+        buffer: megabytes (2²⁰ bytes) of features in each process's shuffle buffer, shared out among its workers; the larger, the better
+            mixed, and the longer until it is full at the start of an epoch
         blocks: pieces of shards, from all over the data, that are read at once by each worker and mixed into its buffer
         on_missing: what to do where images have no features there: `error`, or `skip` them and say how many
         allow_http: also addresses without encryption
@@ -21,7 +22,7 @@ class StreamOptions:
     """
 
     url: str | None = None
-    buffer: int = 1000
+    buffer: float = 512.0
     blocks: int = 8
     on_missing: Literal["error", "skip"] = "error"
     allow_http: bool = False
@@ -31,12 +32,11 @@ class StreamOptions:
         """Refuse sizes that are none.
 
         Raises:
-            DataError: A number is below 1, or the address is empty.
+            DataError: A number is not above 0, or the address is empty.
         """
-        for name in ("buffer", "blocks"):
-            if getattr(self, name) < 1:
-                msg = f"data.stream.{name} is {getattr(self, name)}: it must be 1 or more"
-                raise DataError(msg)
+        if not self.buffer > 0 or self.blocks < 1:  # nor is `nan`
+            msg = f"data.stream.buffer is {self.buffer} and data.stream.blocks {self.blocks}: they must be above 0"
+            raise DataError(msg)
         if self.url is not None and not self.url.strip():
             msg = "data.stream.url is empty: name a cache's address, or leave it out"
             raise DataError(msg)

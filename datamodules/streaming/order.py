@@ -20,7 +20,8 @@ BLOCK_BYTES = 16 * 2**20
 """Length of a block at most (of one sample, if it is longer): a request brings in much more than its delay costs."""
 
 BLOCKS = 32
-"""Blocks that each worker has at least, where there are samples enough: of few large ones, each would see few shards."""
+"""Blocks that fill a worker's shuffle buffer, and that each worker has at least in an epoch: of few large ones, batches would come from
+few shards. Measured in docs/streaming.md."""
 
 Numbers = NDArray[np.int64]
 
@@ -42,7 +43,7 @@ class Share:
     worker: int = 0
 
 
-def cut_blocks(files: Numbers, starts: Numbers, stops: Numbers, pieces: int, whole: bool = False) -> list[Numbers]:
+def cut_blocks(files: Numbers, starts: Numbers, stops: Numbers, pieces: int, buffer: float, whole: bool = False) -> list[Numbers]:
     """Samples that lie near each other.
 
     Args:
@@ -50,16 +51,18 @@ def cut_blocks(files: Numbers, starts: Numbers, stops: Numbers, pieces: int, who
         starts: Its first byte there, `[N]`.
         stops: The byte after its last, `[N]`.
         pieces: Number of pieces that the samples are dealt out in; each should get `BLOCKS` of them.
+        buffer: Bytes of a worker's shuffle buffer, which should hold as many.
         whole: A block a file, for servers from which files come whole only.
 
     Returns:
         Numbers of samples, in the order of their bytes.
     """
     limit = max(1, len(files) // (pieces * BLOCKS))
+    length = min(BLOCK_BYTES, buffer / BLOCKS)
     blocks: list[list[int]] = []
     for i in np.lexsort((starts, files)).tolist():
         block = blocks[-1] if blocks else [i]
-        near = starts[i] - stops[block[-1]] <= GAP and stops[i] - starts[block[0]] <= BLOCK_BYTES and len(block) < limit
+        near = starts[i] - stops[block[-1]] <= GAP and stops[i] - starts[block[0]] <= length and len(block) < limit
         if blocks and files[i] == files[block[0]] and (near or whole):
             block.append(i)
         else:

@@ -51,7 +51,9 @@ class StreamDataset(IterableDataset[Batch]):
         files, starts, stops = places_of(dataset)
         self._stops = stops
         whole = not cast(StreamReader, dataset.source_of(0)[0]).seeks
-        self.blocks = cut_blocks(files, starts, stops, share.ranks * share.workers, whole)
+        size = options.buffer * 2**20 / share.workers
+        self.buffer = max(1, int(size // (stops - starts).max()))
+        self.blocks = cut_blocks(files, starts, stops, share.ranks * share.workers, size, whole)
 
     def __len__(self) -> int:
         return batches_of(len(self.dataset), self.share.ranks, self.batch_size)
@@ -59,7 +61,7 @@ class StreamDataset(IterableDataset[Batch]):
     @property
     def order_number(self) -> int:
         """A number that differs where the order does, for the same seed."""
-        told = f"{self.seed} {self.options.buffer} {self.options.blocks} {[block.tolist() for block in self.blocks]}"
+        told = f"{self.seed} {self.buffer} {self.options.blocks} {[block.tolist() for block in self.blocks]}"
         return zlib.crc32(told.encode())
 
     def at(self, epoch: int, skip: int = 0) -> "StreamDataset":
@@ -80,16 +82,15 @@ class StreamDataset(IterableDataset[Batch]):
         samples, blocks = share_of(self.blocks, share, self.batch_size, self.seed, self.epoch)
         done = len(range(share.worker, self.skip, share.workers)) * self.batch_size
         name = f"{self.seed} {self.epoch} {share.rank} {share.worker}"
-        buffer = -(-self.options.buffer // share.workers)
         order = partial(self._order, samples, blocks, name)
         past: frozenset[int] = frozenset()
         if done:  # what was delivered is not fetched again
-            walked = shuffled(buffer, random.Random(f"{name} buffer"))(order())
+            walked = shuffled(self.buffer, random.Random(f"{name} buffer"))(order())
             past = frozenset(sample["position"] for sample, _ in zip(walked, range(done), strict=False))
         return wds.DataPipeline(
             order,
             partial(self._fetch, past=past),
-            shuffled(buffer, random.Random(f"{name} buffer")),
+            shuffled(self.buffer, random.Random(f"{name} buffer")),
             partial(_without, past=past),
             wds.map(self._decode),
             wds.batched(self.batch_size, collation_fn=self._batch),

@@ -20,7 +20,7 @@ class StorePlace(Place):
         scheme = url.partition(":")[0].lower()
         try:
             self._found()
-        except ImportError as error:
+        except (ImportError, ValueError) as error:  # or a scheme that fsspec knows from the package only
             message = f"{url} is read with the package {STORES[scheme]}, which is not installed: pip install {STORES[scheme]}"
             raise DataError(message) from error
         except Exception as error:  # of whatever kind this store's package has

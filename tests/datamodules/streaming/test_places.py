@@ -135,8 +135,9 @@ def store(remote, monkeypatch):
         store = {}  # noqa: RUF012
         pseudo_dirs = [""]  # noqa: RUF012
 
-        def _open(self, path, *args, **kwargs):
-            return io.BytesIO(self.cat_file(path))  # of its own: the library's memory files share one position
+        def _open(self, path, mode="rb", **kwargs):
+            found = super()._open(path, mode, **kwargs)
+            return io.BytesIO(found.getvalue()) if mode == "rb" else found  # the library's files of one path share their position
 
         @classmethod
         def _strip_protocol(cls, path):

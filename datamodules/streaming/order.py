@@ -122,7 +122,11 @@ def mixed(blocks: Numbers, at_once: int, rng: random.Random) -> Iterator[int]:
             opened.append(list(found))
         if not opened:
             return
-        chosen = rng.choices(opened, [stop - start for start, stop in opened])[0]
+        drawn = rng.random() * sum(stop - start for start, stop in opened)
+        for chosen in opened:  # by lot: several times as fast as `choices` for so few
+            drawn -= chosen[1] - chosen[0]
+            if drawn < 0:
+                break
         yield chosen[0]
         chosen[0] += 1
         if chosen[0] == chosen[1]:

@@ -109,9 +109,8 @@ class StreamDataset(IterableDataset[Batch]):
         try:
             for sample in order:
                 if sample["position"] not in past:
-                    yield sample | {"safetensors": self._content(sample, opened)}
-                else:
-                    yield sample
+                    sample["safetensors"] = self._content(sample, opened)
+                yield sample
                 if sample["last"] and (ended := opened.pop(sample["block"], None)):
                     ended.close()
         finally:
@@ -119,7 +118,7 @@ class StreamDataset(IterableDataset[Batch]):
                 ranges.close()
 
     def _content(self, sample: Sample, opened: dict[int, RangeReader]) -> bytes:
-        reader, number, row = self._located(sample["sample"])
+        reader, number, row = sample["row"] = self._located(sample["sample"])
         if sample["block"] not in opened:
             opened[sample["block"]] = reader.ranges(number, int(self._stops[self.blocks[sample["block"]][-1]]))
         return reader.content(opened[sample["block"]], number, row)
@@ -129,9 +128,10 @@ class StreamDataset(IterableDataset[Batch]):
         return (cast(StreamReader, reader), *reader.place(key, caption))
 
     def _decode(self, sample: Sample) -> Sample:
-        reader, number, row = self._located(sample["sample"])
+        reader, number, row = sample["row"]
         arrays = reader.decode(number, row, sample.pop("safetensors"))
-        return sample | {"features": {name: arrays[name] for name in self.dataset.features or arrays}}
+        sample["features"] = {name: arrays[name] for name in self.dataset.features or arrays}
+        return sample
 
     def _batch(self, samples: list[Sample]) -> Batch:
         arrays = [sample["features"] for sample in samples]

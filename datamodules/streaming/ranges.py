@@ -67,7 +67,8 @@ class RangeReader:
             self._opened = self._place.open(start, max(self._stop, start + size))
             self._position = start
         until = time.monotonic() + PATIENCE
-        self._take(self._opened, start - self._position, until)
+        if start > self._position:
+            self._take(self._opened, start - self._position, until)
         return self._take(self._opened, size, until)
 
     def _take(self, opened: Opened, size: int, until: float) -> bytes:
@@ -81,7 +82,7 @@ class RangeReader:
                 what = "took too long" if piece else "ended too early"
                 message = f"the transfer of {self._place.shown} {what}, at byte {self._position}"
                 raise FetchError(message, again=True)
-        return b"".join(pieces)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def tried(ask: Callable[[], Found]) -> Found:

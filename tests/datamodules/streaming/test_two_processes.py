@@ -33,8 +33,8 @@ class Noting(LightningModule):
 
 data = served.module(count, place / "local", address, num_workers=2, batch_size=4)
 module = Noting()
-trainer = Trainer(max_epochs=2, accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False,
-                  enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0, default_root_dir=place)
+quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
+trainer = Trainer(max_epochs=2, accelerator="cpu", devices=2, strategy="ddp", limit_val_batches=0, default_root_dir=place, **quiet)
 trainer.fit(module, datamodule=data)
 (place / f"seen-{trainer.global_rank}.json").write_text(json.dumps(module.seen))
 """

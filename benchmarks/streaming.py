@@ -35,6 +35,15 @@ from datamodules.streaming.order import Share, cut_blocks, mixed, share_of, shuf
 from modules.metrics.functional import auroc
 
 POINTS = 4  # of a loss curve, an epoch
+PARTS = ("rates", "losses", "mixing")
+
+MIXED = [  # what is told of it, samples in the buffer, blocks at once, whether a block is a shard
+    ("whole shards one after the other, no buffer", 1, 1, True),
+    ("whole shards one after the other, buffer of 1000", 1000, 1, True),
+    ("whole shards, 8 at once, buffer of 1000", 1000, 8, True),
+    *((f"blocks, 8 at once, buffer of {buffer}", buffer, 8, False) for buffer in (100, 300, 1000, 3000, 10_000)),
+    ("blocks one after the other, buffer of 1000", 1000, 1, False),
+]
 
 Floats = NDArray[np.float64]
 
@@ -78,7 +87,7 @@ def started(folder: Path) -> tuple[Any, str]:
         port = free.getsockname()[1]
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(str(folder), port), daemon=True)
     process.start()
-    for _ in range(100):
+    for _ in range(1200):  # it imports torch first
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 break
@@ -210,11 +219,15 @@ def _told(values: list[float]) -> str:
     return f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
 
 
-def order_of(labels: Tensor, size: int, buffer: int, blocks: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Samples in the order in which one worker would stream them from shards of 1,000, `buffer` samples in its buffer; without reading."""
-    places = np.arange(len(labels))
+def pieces_of(count: int, size: int, buffer: int, whole: bool = False) -> list[NDArray[np.int64]]:
+    """The blocks of shards of 1,000 samples for one worker with so many samples in its buffer."""
+    places = np.arange(count)
     starts = places % 1000 * size
-    pieces = cut_blocks(places // 1000, starts, starts + size, 1, buffer * size)
+    return cut_blocks(places // 1000, starts, starts + size, 1, buffer * size, whole)
+
+
+def order_of(pieces: list[NDArray[np.int64]], buffer: int, blocks: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Samples in the order in which one worker would stream them, without reading."""
     samples, numbers = share_of(pieces, Share(), 64, seed, epoch)
     read = ({"position": position} for position in mixed(numbers, blocks, random.Random(f"{seed} {epoch}")))
     chosen = [each["position"] for each in shuffled(buffer, random.Random(f"{seed} {epoch} buffer"))(read)]
@@ -225,12 +238,11 @@ def compare_mixing(train: tuple[Tensor, Tensor], tested: tuple[Tensor, Tensor], 
     """Print how well several buffers mix, and what that does to a network; shards are sorted by class."""
     vectors, labels = train
     ways: dict[str, Callable[[int, int], NDArray[np.int64]]] = {
-        "full shuffle": lambda seed, epoch: np.random.default_rng((seed, epoch)).permutation(len(labels)),
-        "shards in a random order, nothing else": partial(order_of, labels, size, 1, 1),
+        "full shuffle": lambda seed, epoch: np.random.default_rng((seed, epoch)).permutation(len(labels))
     }
-    for buffer in (100, 300, 1000, 3000):
-        ways[f"buffer of {buffer} samples"] = partial(order_of, labels, size, buffer, 8)
-    ways["buffer of 1000 samples, 1 block at once"] = partial(order_of, labels, size, 1000, 1)
+    for told, buffer, blocks, whole in MIXED:
+        pieces = pieces_of(len(labels), size, buffer, whole)
+        ways[f"{told} ({len(pieces)} requests)"] = partial(order_of, pieces, buffer, blocks)
     print(f"{len(labels):,} samples in {-(-len(labels) // 1000)} shards of one class each, batches of 64")
     for name, order in ways.items():
         spreads, moved, scores = [], [], []
@@ -265,7 +277,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("cache/streaming"))
-    parser.add_argument("--rates_only", action="store_true")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args()
     logging.disable(logging.INFO)
     torch.set_num_threads(1)
@@ -281,10 +293,14 @@ def main() -> None:
         print(
             f"{options.samples:,} samples of {options.dimension * 4:,} bytes, buffer of {options.buffer:g} MiB, {options.workers} workers"
         )
-        compare_rates(ways, options.rounds)
-        if not options.rates_only:
-            train, tested = (whole(ways["at random, this machine's cache"], split) for split in ("train", "val"))
+        if "rates" in options.parts:
+            compare_rates(ways, options.rounds)
+        if {"losses", "mixing"}.isdisjoint(options.parts):
+            return
+        train, tested = (whole(ways["at random, this machine's cache"], split) for split in ("train", "val"))
+        if "losses" in options.parts:
             compare_losses(ways, tested, options.epochs, options.seeds)
+        if "mixing" in options.parts:
             by_class = torch.argsort(train[1], stable=True)
             compare_mixing((train[0][by_class], train[1][by_class]), tested, options.dimension * 4, options.epochs, options.seeds)
     finally:

@@ -81,6 +81,9 @@ def main(args: ArgsType = None) -> str:
     from workflow import pipeline
 
     data = cli.datamodule
+    if data.stream.url:
+        msg = "data.stream.url names features that lie elsewhere, and extraction fills the cache of this machine: leave it out"
+        raise RunError(msg)
     log.info("%s", summary(data))
     started = time.monotonic()
     asked = pipeline.extract_views(data, cli.hardware, cli.share)

@@ -23,10 +23,12 @@ from datamodules.generators import check_repeats, check_times, hold_out_generato
 from datamodules.hashing import ContentHashes
 from datamodules.loading import training_loader
 from datamodules.records import SPLITS, Record, seed_of
-from datamodules.shards import Arrays, ShardReader
+from datamodules.shards import Arrays, IndexedReader
 from datamodules.shares import WHOLE, Share
 from datamodules.sources.base import MEMO, Source
 from datamodules.splits import assign_splits, check_classes, check_leaks, limit_records, tokens
+from datamodules.streaming import StreamOptions
+from datamodules.streaming.reader import StreamedCache
 from modules.detectors.samples import Samples
 from modules.extractors.base import Extractor
 from modules.seeds import run_seed
@@ -74,6 +76,7 @@ class FeatureDataModule(pl.LightningDataModule):
             and for pictures, every epoch reads again.
         audit: Measure how well trivial facts of the files (format, size, JPEG quality, mean colour) tell real from generated images, and
             warn where one does.
+        stream: Features that lie elsewhere, at an address or in an object store, to be trained on without a copy.
         evaluate_only: `test` measures the test split, or all images where the source gives no splits; `all` measures all. Not for training.
     """
 
@@ -104,12 +107,14 @@ class FeatureDataModule(pl.LightningDataModule):
         shard_samples: int = 1000,
         memory_limit: int = MEMORY,
         audit: bool = True,
+        stream: StreamOptions = StreamOptions(),  # noqa: B008 - it is frozen
         evaluate_only: Literal["test", "all"] | None = None,
     ) -> None:
         super().__init__()
         views = [views] if isinstance(views, str) else views
         check_views(perturbation, views)
         check_times(repeat or {})
+        stream.check_order(keep_pairs)
         self.source = source
         self.extractor = extractor
         self.perturbation = perturbation
@@ -135,6 +140,7 @@ class FeatureDataModule(pl.LightningDataModule):
         self.shard_samples = shard_samples
         self.memory_limit = memory_limit
         self.audit = audit
+        self.stream = stream
         self.evaluate_only = evaluate_only
         self.features: Sequence[str] | None = None
         self.target = "binary"
@@ -144,7 +150,7 @@ class FeatureDataModule(pl.LightningDataModule):
         self._families: FamilyMap | None = None
         self._given_families: FamilyMap | None = None
         self.inherited: set[int] = set()  # seeds of images that a head which training starts from was trained on
-        self._reader: ShardReader | None = None
+        self._reader: IndexedReader | None = None
         self._described: dict[str, Any] | None = None
         self._views: dict[str, FeatureDataModule] = {}
         self._training: FeatureDataset | None = None
@@ -164,7 +170,8 @@ class FeatureDataModule(pl.LightningDataModule):
         """The feature cache of these settings."""
         if self._cache is None:
             hashes = ContentHashes(Path(self.cache_dir) / MEMO)
-            self._cache = FeatureCache(Path(self.cache_dir), self.extractor, self.perturbation, self.source.name, hashes)
+            made_of = (Path(self.cache_dir), self.extractor, self.perturbation, self.source.name, hashes)
+            self._cache = StreamedCache(self.stream, *made_of) if self.stream.url else FeatureCache(*made_of)
         return self._cache
 
     def records(self) -> list[Record]:
@@ -268,7 +275,7 @@ class FeatureDataModule(pl.LightningDataModule):
         self.cache.correct_manifest(self.reader, settings_of(self.source), self.source.failures)
 
     @property
-    def reader(self) -> ShardReader:
+    def reader(self) -> IndexedReader:
         """The cached features; indexes are read once after each extraction."""
         if self._reader is None:
             self._reader = self.cache.reader()
@@ -354,16 +361,32 @@ class FeatureDataModule(pl.LightningDataModule):
             DataError: No image of the split has features, or not those that the detector reads.
         """
         if shuffled and not getattr(self.trainer, "overfit_batches", 0):  # for that Lightning makes a loader anew, in order
-            place = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-            return training_loader(self._training_dataset(), self.batch_size, self.keep_pairs, *place, run_seed(), **self._loading)
+            return self._shuffled(*((self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)))
         if shuffled:
             return DataLoader(self._training_dataset(), batch_size=self.batch_size, **self._loading)
         records = self._readable(split)
+        if self.stream.url:
+            records = sorted(records, key=self._lies)
         # Every rank needs a batch: a split smaller than the ranks repeats images, which metrics and tables count once.
         ranks = self.trainer.world_size if self.trainer else 1
         repeated = (records * -(-ranks // len(records)))[: max(len(records), ranks)]
         dataset = self._dataset([View(repeated, self.reader)])
         return DataLoader(dataset, batch_size=self.batch_size, **self._loading)
+
+    def _shuffled(self, ranks: int, rank: int) -> Any:
+        """Shuffled training batches of one process."""
+        dataset = self._training_dataset()
+        if not self.stream.url or dataset.in_memory:
+            return training_loader(dataset, self.batch_size, self.keep_pairs, ranks, rank, run_seed(), **self._loading)
+        from datamodules.streaming.pipeline import stream_loader
+
+        pinned = self._loading["pin_memory"]
+        return stream_loader(dataset, self.stream, self.batch_size, ranks, rank, run_seed(), self.num_workers, pinned)
+
+    def _lies(self, record: Record) -> tuple[int, int]:
+        """Where the features of an image lie: elsewhere, what follows each other comes at once."""
+        number, row = self.reader.place(record.key, caption_hash(record, self.extractor))
+        return number, row.offset
 
     def _readable(self, split: str) -> list[Record]:
         """Records of a split that have the features that are read; not none.
@@ -373,7 +396,7 @@ class FeatureDataModule(pl.LightningDataModule):
         """
         records = self.usable(split)
         if not records:
-            msg = f"no image of the {split} split has features in {self.cache.folder}" + (
+            msg = f"no image of the {split} split has features in {self.cache.location}" + (
                 f"; of {failures[0].where}: {failures[0].reason}" if (failures := self.reader.failures) else "; run the extraction first"
             )
             raise DataError(msg)

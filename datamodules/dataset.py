@@ -14,7 +14,7 @@ from datamodules.errors import DataError
 from datamodules.families import FamilyMap, class_numbers
 from datamodules.perturbations import perturbation
 from datamodules.records import Record
-from datamodules.shards import Arrays, ShardReader
+from datamodules.shards import Arrays, IndexedReader
 from modules.extractors.base import Extractor
 
 Batch = dict[str, Any]
@@ -33,7 +33,7 @@ class View:
     """
 
     records: Sequence[Record]
-    reader: ShardReader
+    reader: IndexedReader
 
 
 def check_views(own: str, views: Sequence[str] | None) -> None:
@@ -125,6 +125,10 @@ class FeatureDataset(Dataset[Batch]):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """The batch of some samples."""
+        return self.batch(indices, self._features_of(indices, torch.tensor(indices)))
+
+    def batch(self, indices: list[int], features: dict[str, Any]) -> Batch:
+        """The batch of some samples whose features are there: by name a tensor `[B, …]`, or a list of B tensors."""
         rows = torch.tensor(indices)
         records = [self.records[i] for i in indices]
         return {
@@ -135,7 +139,7 @@ class FeatureDataset(Dataset[Batch]):
             "generator": [record.generator for record in records],
             "pair": self._pair[rows],
             "index": self._index[rows],
-            "features": self._features_of(indices, rows),
+            "features": features,
         }
 
     @property
@@ -191,9 +195,7 @@ class FeatureDataset(Dataset[Batch]):
     def _fill(self, indices: list[int]) -> bool:
         """Read those of the samples that are not in memory yet; False where one has another shape, and nothing is kept any more."""
         kept = self._kept or {}
-        for i in indices:
-            if self._present[i]:
-                continue
+        for i in sorted((i for i in indices if not self._present[i]), key=self._lies):
             arrays = self._read(i)
             if any(kept[name].shape[1:] != array.shape for name, array in arrays.items()):
                 self._kept, self._memory = None, 0
@@ -203,8 +205,24 @@ class FeatureDataset(Dataset[Batch]):
             self._present[i] = True
         return True
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether all vectors are held in memory."""
+        return self._kept is not None and all(self._present)
+
+    def _lies(self, index: int) -> tuple[int, int, int]:
+        """Where a sample lies: read in this order, nothing is sought."""
+        reader, key, caption = self.source_of(index)
+        number, row = reader.place(key, caption)
+        return self._view[index], number, row.offset
+
+    def source_of(self, index: int) -> tuple[IndexedReader, str, str]:
+        """What a sample's features are read with: the reader, key and caption hash."""
+        return self._readers[self._view[index]], self.records[index].key, self._captions[index]
+
     def _read(self, index: int) -> Arrays:
-        arrays = self._readers[self._view[index]].read(self.records[index].key, self._captions[index])
+        reader, key, caption = self.source_of(index)
+        arrays = reader.read(key, caption)
         return {name: arrays[name] for name in self.features or arrays}
 
 

@@ -1,5 +1,6 @@
 """Training batches whose order can be gone on with in the middle of an epoch."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -82,10 +83,51 @@ class PairSampler(ResumableSampler):
         yield from batches[self.rank + skip * self.num_replicas :: self.num_replicas]
 
 
-class TrainingLoader(DataLoader[Any]):
-    """A loader that can be stopped in mid-epoch and goes on with the very next batch.
+class Resuming(ABC):
+    """What a loader knows of how far an epoch has come.
 
     It keeps Lightning's protocol for that (`state_dict`, `load_state_dict`): Lightning stores the state in every checkpoint.
+    """
+
+    _taken = 0
+    _resume: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch, batches that were taken of it, and what they were counted in."""
+        return {"epoch": self._epoch(), "batches": self._taken, **self._units()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from such a state.
+
+        Raises:
+            DataError: It is in the middle of an epoch that was counted in other batches.
+        """
+        units = {name: state[name] for name in state if name not in ("epoch", "batches")}
+        if 0 < state["batches"] < state["length"] and units != self._units():
+            msg = (
+                f"the checkpoint was saved after {state['batches']} batches of an epoch with {units}; now it is {self._units()}, and the "
+                "place cannot be found: resume with as many processes and images and the same batch size (of a stream, also the same "
+                "workers, data.stream.buffer and data.stream.blocks), or from an epoch's end"
+            )
+            raise DataError(msg)
+        self._resume = state
+
+    @abstractmethod
+    def _units(self) -> dict[str, int]:
+        """What batches are counted in; `length` is the number of them in an epoch."""
+
+    @abstractmethod
+    def _epoch(self) -> int:
+        """Number of the epoch."""
+
+    def _first_batch(self) -> int:
+        """Number of this epoch's batches that were taken before the checkpoint."""
+        state, self._resume = self._resume, None
+        return int(state["batches"]) if state and state["epoch"] == self._epoch() else 0
+
+
+class TrainingLoader(Resuming, DataLoader[Any]):
+    """A loader that can be stopped in mid-epoch and goes on with the very next batch.
 
     Args:
         dataset: What is loaded.
@@ -97,8 +139,6 @@ class TrainingLoader(DataLoader[Any]):
 
     def __init__(self, dataset: Dataset[Any], sampler: ResumableSampler, **options: Any) -> None:
         super().__init__(dataset, sampler=sampler, **options)
-        self._taken = 0
-        self._resume: dict[str, Any] | None = None
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Batches of the epoch that the sampler is set to.
@@ -111,32 +151,11 @@ class TrainingLoader(DataLoader[Any]):
             self._taken += 1
             yield batch
 
-    def state_dict(self) -> dict[str, Any]:
-        """Epoch, batches that were taken of it, and what they were counted in."""
-        return {"epoch": self.sampler.epoch, "batches": self._taken, **self._units()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from such a state.
-
-        Raises:
-            DataError: It is in the middle of an epoch that was counted in other batches.
-        """
-        units = {name: state[name] for name in self._units()}
-        if 0 < state["batches"] < state["length"] and units != self._units():
-            msg = (
-                f"the checkpoint was saved after {state['batches']} batches of an epoch with {units}; now it is {self._units()}, and the "
-                "place cannot be found: resume with as many processes and images and the same batch size, or from an epoch's end"
-            )
-            raise DataError(msg)
-        self._resume = state
-
     def _units(self) -> dict[str, int]:
         return {"batch_size": self.batch_size or 1, "ranks": self.sampler.num_replicas, "length": len(self)}
 
-    def _first_batch(self) -> int:
-        """Number of this epoch's batches that were taken before the checkpoint."""
-        state, self._resume = self._resume, None
-        return int(state["batches"]) if state and state["epoch"] == self.sampler.epoch else 0
+    def _epoch(self) -> int:
+        return self.sampler.epoch
 
 
 def training_loader(

@@ -68,7 +68,7 @@ def extract_missing(data: FeatureDataModule, hardware: dict[str, Any], share: Sh
         if is_main_process():
             os.environ[MISSING_VARIABLE] = ""
             data.correct_manifest()
-        log.info("All features are in %s: nothing to extract.", data.cache.folder)
+        log.info("All features are in %s: nothing to extract.", data.cache.location)
         return 0
     log.info("Extracting features of %d images to %s", len(missing), data.cache.folder)
     if not len(data.reader):
@@ -392,7 +392,7 @@ def write_run(
         "extractor": described(data.extractor.settings()),
         "perturbation": data.perturbation,
         "source": described(settings_of(data.source)),
-        "features": str(data.cache.folder),
+        "features": data.cache.location,
         "images": ", ".join(f"{count} {split}" for split, count in Counter(record.split for record in data.records()).items()),
     }
     concerns = [*warnings, *concerns_of(data), *calibration_concerns(detector)]

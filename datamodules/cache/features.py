@@ -16,7 +16,7 @@ from datamodules.errors import DataError
 from datamodules.files import write_atomically
 from datamodules.hashing import ContentHashes, hash_tree, walk_files
 from datamodules.records import Failure, Record
-from datamodules.shards import ShardReader
+from datamodules.shards import IndexedReader, ShardReader
 from datamodules.shards.index import read_plain
 from modules.settings import fingerprint
 
@@ -77,13 +77,18 @@ class FeatureCache:
         images = f"{source}-{perturbation}-{fingerprint({'format': FORMAT, 'perturbation': perturbation})}"
         self.folder = Path(root) / features / images
 
-    def reader(self) -> ShardReader:
+    @property
+    def location(self) -> str:
+        """Where the features lie, for messages."""
+        return str(self.folder)
+
+    def reader(self) -> IndexedReader:
         """The features that are there now: of this source, and of the same images in another source's directory."""
         _, perturbation, images = self.folder.name.rsplit("-", 2)
         same = self.folder.parent.glob(f"*-{perturbation}-{images}") if self.folder.parent.is_dir() else ()
         return ShardReader(self.folder, others=sorted(folder for folder in same if folder != self.folder))
 
-    def missing(self, records: Iterable[Record], reader: ShardReader | None = None) -> list[Record]:
+    def missing(self, records: Iterable[Record], reader: IndexedReader | None = None) -> list[Record]:
         """Records without features, leaving out those that failed before.
 
         Args:
@@ -120,7 +125,7 @@ class FeatureCache:
                 break
         return manifest
 
-    def correct_manifest(self, reader: ShardReader, source: dict[str, Any], source_failures: list[Failure]) -> None:
+    def correct_manifest(self, reader: IndexedReader, source: dict[str, Any], source_failures: list[Failure]) -> None:
         """Write `manifest.json` anew where it does not count what is there: a job was killed between its last shard and the manifest.
 
         Args:

@@ -131,14 +131,33 @@ def read_index(shard: Path) -> Index:
         ShardError: If it cannot be read, or says what cannot be.
     """
     try:
-        document = json.loads(read_plain(index_path(shard), MAX_INDEX_BYTES))
-        if document["version"] != INDEX_VERSION:
-            raise damaged(shard, f"its index is of version {_shown(document['version'])}, not {INDEX_VERSION}")
+        content = read_plain(index_path(shard), MAX_INDEX_BYTES)
+    except (ValueError, OSError) as error:
+        raise damaged(shard, f"its index cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
+    try:
+        return parse_index(content)
+    except ValueError as error:
+        raise damaged(shard, str(error)) from error
+
+
+def parse_index(content: bytes) -> Index:
+    """An index out of its file's content, every value of it checked.
+
+    Raises:
+        ValueError: If it is none, or says what cannot be.
+    """
+    try:
+        document = json.loads(content)
+        version = document["version"]
+        if version != INDEX_VERSION:
+            msg = f"it is of version {_shown(version)}, not {INDEX_VERSION}"
+            raise ValueError(msg)
         size = _integer(document["bytes"], 0, 2**63)
         rows = _rows(document["rows"], size)
         failures = [Failure(*(as_text(item[name]) for name in ("where", "reason", "key"))) for item in _list(document["failures"])]
-    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, OSError) as error:
-        raise damaged(shard, f"its index cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        msg = f"its index cannot be read ({type(error).__name__}: {str(error)[:200]})"
+        raise ValueError(msg) from error
     return Index(size, rows, failures)
 
 

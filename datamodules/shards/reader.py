@@ -3,6 +3,7 @@
 import logging
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.records import Failure
-from datamodules.shards.index import Index, ShardError, damaged, index_path, open_plain, read_index, shards_of, write_index
+from datamodules.shards.index import Index, Row, ShardError, damaged, index_path, open_plain, read_index, shards_of, write_index
 from datamodules.shards.samples import Samples, named
 from datamodules.shards.tar import Arrays, decode, read_contents, read_features
 
@@ -48,43 +49,19 @@ def rebuild_index(shard: Path) -> bool:
     return True
 
 
-class ShardReader:
-    """Random access to all samples of a cache directory.
-
-    Opening reads the indexes only. A sample is compared with its index row the first time that this process reads it.
-
-    Args:
-        folder: The cache directory; may be missing or empty.
-        rebuild: Write the lost index of a complete shard anew.
-        others: Further cache directories with features of the same kind, for samples that the first one lacks. What is damaged there by
-            its index or size is left out with a warning, and failures there are not this directory's.
+class IndexedReader(ABC):
+    """Features of samples by key and caption hash, wherever the shards lie; indexes say which there are.
 
     Attributes:
-        failures: Images of the cache directory that gave no features.
-        own: How many samples lie in the cache directory itself.
-
-    Raises:
-        ShardError: If an index cannot be read, or a shard is missing or has another size than its index says.
+        failures: Images that gave no features.
+        own: How many samples lie in the first directory itself.
     """
 
-    def __init__(self, folder: Path, rebuild: bool = True, others: Iterable[Path] = ()) -> None:
-        self.folder = Path(folder)
+    def __init__(self) -> None:
         self.failures: list[Failure] = []
+        self.own = 0
         self._samples = Samples()
-        self._shards: list[Path] = []
         self._sizes: list[int] = []
-        self._descriptors: dict[int, int] = {}
-        for shard in shards_of(self.folder):
-            if os.path.lexists(index_path(shard)) or (rebuild and shard.stat().st_size and rebuild_index(shard)):
-                self._add(shard)
-        self.own = len(self)
-        for shard in (shard for other in others for shard in shards_of(other) if os.path.lexists(index_path(shard))):
-            try:
-                self._add(shard, own=False)
-            except ShardError as error:
-                log.warning("not read: %s", error)
-        self._samples.close()
-        self._verified = bytearray(len(self._samples.size))
 
     def __len__(self) -> int:
         return len(self._samples.numbers)
@@ -103,6 +80,61 @@ class ShardReader:
         figures = {name: column[rows] for name, column in self._samples.diagnostics.items()} if rows else {}
         known = {name: values[~np.isnan(values)].tolist() for name, values in figures.items()}
         return {name: values for name, values in known.items() if values}
+
+    def place(self, key: str, caption: str = "") -> tuple[int, Row]:
+        """Number of the shard in which a sample lies, and its row: read in the order of shards and offsets, nothing is sought.
+
+        Raises:
+            KeyError: If the sample is not there.
+        """
+        return self._samples.place(self._samples.numbers[named(key, caption)], key, caption)
+
+    @abstractmethod
+    def read(self, key: str, caption: str = "") -> Arrays:
+        """Features of one sample.
+
+        Raises:
+            KeyError: If the sample is not there.
+            ShardError: If its bytes are not those that were written.
+        """
+
+    def _add_index(self, index: Index) -> None:
+        """Take over the rows of a further shard; a sample that is there already stays what it is."""
+        self._samples.add(len(self._sizes), index.rows)
+        self._sizes.append(index.bytes)
+
+
+class ShardReader(IndexedReader):
+    """Random access to all samples of a cache directory.
+
+    Opening reads the indexes only. A sample is compared with its index row the first time that this process reads it.
+
+    Args:
+        folder: The cache directory; may be missing or empty.
+        rebuild: Write the lost index of a complete shard anew.
+        others: Further cache directories with features of the same kind, for samples that the first one lacks. What is damaged there by
+            its index or size is left out with a warning, and failures there are not this directory's.
+
+    Raises:
+        ShardError: If an index cannot be read, or a shard is missing or has another size than its index says.
+    """
+
+    def __init__(self, folder: Path, rebuild: bool = True, others: Iterable[Path] = ()) -> None:
+        super().__init__()
+        self.folder = Path(folder)
+        self._shards: list[Path] = []
+        self._descriptors: dict[int, int] = {}
+        for shard in shards_of(self.folder):
+            if os.path.lexists(index_path(shard)) or (rebuild and shard.stat().st_size and rebuild_index(shard)):
+                self._add(shard)
+        self.own = len(self)
+        for shard in (shard for other in others for shard in shards_of(other) if os.path.lexists(index_path(shard))):
+            try:
+                self._add(shard, own=False)
+            except ShardError as error:
+                log.warning("not read: %s", error)
+        self._samples.close()
+        self._verified = bytearray(len(self._samples.size))
 
     def read(self, key: str, caption: str = "") -> Arrays:
         """Features of one sample.
@@ -151,5 +183,4 @@ class ShardReader:
         if own:
             self.failures.extend(index.failures)
         self._shards.append(shard)
-        self._sizes.append(index.bytes)
-        self._samples.add(len(self._shards) - 1, index.rows)
+        self._add_index(index)

@@ -77,12 +77,21 @@ class IndexedReader(ABC):
         return figures
 
     def place(self, key: str, caption: str = "") -> tuple[int, Row]:
-        """Number of the shard in which a sample lies, and its row: read in the order of shards and offsets, nothing is sought.
+        """Number of the shard in which a sample lies, and its row.
 
         Raises:
             KeyError: If the sample is not there.
         """
         return self._rows[key, caption]
+
+    def order(self, key: str, caption: str = "") -> tuple[int, int]:
+        """What samples are sorted by to be read without seeking: shard and offset.
+
+        Raises:
+            KeyError: If the sample is not there.
+        """
+        number, row = self._rows[key, caption]
+        return number, row.offset
 
     @abstractmethod
     def read(self, key: str, caption: str = "") -> Arrays:

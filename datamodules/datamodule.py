@@ -361,32 +361,18 @@ class FeatureDataModule(pl.LightningDataModule):
             DataError: No image of the split has features, or not those that the detector reads.
         """
         if shuffled and not getattr(self.trainer, "overfit_batches", 0):  # for that Lightning makes a loader anew, in order
-            return self._shuffled(*((self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)))
+            place = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+            dataset = self._training_dataset()
+            return training_loader(dataset, self.batch_size, self.keep_pairs, *place, run_seed(), self.stream, **self._loading)
         if shuffled:
             return DataLoader(self._training_dataset(), batch_size=self.batch_size, **self._loading)
         records = self._readable(split)
-        if self.stream.url:
-            records = sorted(records, key=self._lies)
+        if self.stream.url:  # what follows each other there comes at once
+            records = sorted(records, key=lambda record: self.reader.order(record.key, caption_hash(record, self.extractor)))
         # Every rank needs a batch: a split smaller than the ranks repeats images, which metrics and tables count once.
         ranks = self.trainer.world_size if self.trainer else 1
         repeated = (records * -(-ranks // len(records)))[: max(len(records), ranks)]
-        dataset = self._dataset([View(repeated, self.reader)])
-        return DataLoader(dataset, batch_size=self.batch_size, **self._loading)
-
-    def _shuffled(self, ranks: int, rank: int) -> Any:
-        """Shuffled training batches of one process."""
-        dataset = self._training_dataset()
-        if not self.stream.url or dataset.in_memory:
-            return training_loader(dataset, self.batch_size, self.keep_pairs, ranks, rank, run_seed(), **self._loading)
-        from datamodules.streaming.pipeline import stream_loader
-
-        pinned = self._loading["pin_memory"]
-        return stream_loader(dataset, self.stream, self.batch_size, ranks, rank, run_seed(), self.num_workers, pinned)
-
-    def _lies(self, record: Record) -> tuple[int, int]:
-        """Where the features of an image lie: elsewhere, what follows each other comes at once."""
-        number, row = self.reader.place(record.key, caption_hash(record, self.extractor))
-        return number, row.offset
+        return DataLoader(self._dataset([View(repeated, self.reader)]), batch_size=self.batch_size, **self._loading)
 
     def _readable(self, split: str) -> list[Record]:
         """Records of a split that have the features that are read; not none.

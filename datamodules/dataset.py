@@ -213,8 +213,7 @@ class FeatureDataset(Dataset[Batch]):
     def _lies(self, index: int) -> tuple[int, int, int]:
         """Where a sample lies: read in this order, nothing is sought."""
         reader, key, caption = self.source_of(index)
-        number, row = reader.place(key, caption)
-        return self._view[index], number, row.offset
+        return self._view[index], *reader.order(key, caption)
 
     def source_of(self, index: int) -> tuple[IndexedReader, str, str]:
         """What a sample's features are read with: the reader, key and caption hash."""

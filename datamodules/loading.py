@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from datamodules.dataset import FeatureDataset
 from datamodules.errors import DataError
+from datamodules.streaming.options import StreamOptions
 
 
 class ResumableSampler(DistributedSampler[int]):
@@ -159,8 +160,8 @@ class TrainingLoader(Resuming, DataLoader[Any]):
 
 
 def training_loader(
-    dataset: FeatureDataset, batch_size: int, keep_pairs: bool, ranks: int, rank: int, seed: int, **options: Any
-) -> TrainingLoader:
+    dataset: FeatureDataset, batch_size: int, keep_pairs: bool, ranks: int, rank: int, seed: int, stream: StreamOptions, **options: Any
+) -> Any:
     """Training batches in an order of the seed and the epoch.
 
     Args:
@@ -170,8 +171,13 @@ def training_loader(
         ranks: Number of processes.
         rank: This process's number.
         seed: Another seed, another order.
+        stream: Whether features come from elsewhere, and how they are mixed; what is in memory already does not come again.
         **options: Of `DataLoader`.
     """
+    if stream.url and not dataset.in_memory:
+        from datamodules.streaming.pipeline import stream_loader  # which needs this module
+
+        return stream_loader(dataset, stream, batch_size, ranks, rank, seed, options["num_workers"], options["pin_memory"])
     if keep_pairs:
         pairs = PairSampler(dataset, dataset.pairs.tolist(), batch_size, ranks, rank, seed)
         return TrainingLoader(dataset, pairs, batch_size=None, **options)

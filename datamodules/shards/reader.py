@@ -82,12 +82,21 @@ class IndexedReader(ABC):
         return {name: values for name, values in known.items() if values}
 
     def place(self, key: str, caption: str = "") -> tuple[int, Row]:
-        """Number of the shard in which a sample lies, and its row: read in the order of shards and offsets, nothing is sought.
+        """Number of the shard in which a sample lies, and its row.
 
         Raises:
             KeyError: If the sample is not there.
         """
         return self._samples.place(self._samples.numbers[named(key, caption)], key, caption)
+
+    def order(self, key: str, caption: str = "") -> tuple[int, int]:
+        """What samples are sorted by to be read without seeking: shard and offset.
+
+        Raises:
+            KeyError: If the sample is not there.
+        """
+        number, row = self._rows[key, caption]
+        return number, row.offset
 
     @abstractmethod
     def read(self, key: str, caption: str = "") -> Arrays:

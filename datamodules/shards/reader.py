@@ -95,7 +95,7 @@ class IndexedReader(ABC):
         Raises:
             KeyError: If the sample is not there.
         """
-        number, row = self._rows[key, caption]
+        number, row = self.place(key, caption)
         return number, row.offset
 
     @abstractmethod

@@ -9,7 +9,7 @@ from typing import Any
 
 from datamodules.records import Failure
 from datamodules.shards.index import Index, Row, ShardError, damaged, index_path, open_plain, read_index, shards_of, write_index
-from datamodules.shards.tar import Arrays, decode, read_contents, read_features
+from datamodules.shards.tar import Arrays, decode, read_bytes, read_contents, read_features
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class ShardReader:
         descriptor = self._descriptor(number)
         try:
             if (key, caption) in self._verified:
-                return decode(os.pread(descriptor, row.size, row.offset))
+                return decode(read_bytes(descriptor, row))
             arrays = decode(read_features(descriptor, row, self._sizes[number]))
         except (ValueError, OSError) as error:
             raise damaged(self._shards[number], str(error)) from error

@@ -55,7 +55,9 @@ def measure(images: int, probes: int, rounds: int, rows_at_once: int = 64) -> li
     what = f"divergence of {images} images with {probes} probes"
     words = "relative {:.1e}"
     return [
-        compared(what, "images", images, seconds["ours"], ("a call a probe", seconds["k"]), "", words.format(largest["k"]), largest=largest),
+        compared(
+            what, "images", images, seconds["ours"], ("a call a probe", seconds["k"]), "", words.format(largest["k"]), largest=largest
+        ),
         compared(what, "images", images, seconds["ours"], ("a call an image and probe", seconds["one"]), "", words.format(largest["one"])),
     ]
 

@@ -1,8 +1,8 @@
 """Embeddings of JPEG files: our extraction, from files to finished shards, against one image at a time as a user writes it.
 
-python -m benchmarks.embedding --images 128 --encoder torchvision/mobilenet_v3_small
+python -m benchmarks.embedding --images 256
 
-The network has random weights; speed does not depend on them. `--profile` says where the time of ours goes.
+The encoder of torchvision has random weights; speed does not depend on them. `--profile` says where the time of ours goes.
 """
 
 import tempfile
@@ -18,26 +18,33 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torchvision.transforms import InterpolationMode
 
 from benchmarks.extracting import extract, write_images
+from benchmarks.inversion import DiffusersLoop
 from benchmarks.measuring import Row, alternate, compared, finish, machine, parser, quiet
 from datamodules.datamodule import FeatureDataModule
-from modules.extractors import EmbeddingExtractor
-from modules.networks.encoders import ImageEncoder, build_encoder
+from modules.extractors import EmbeddingExtractor, UNetEmbeddingExtractor
+from modules.extractors.base import Extractor
+from modules.networks.encoders import build_encoder
 
-ENCODERS = ("torchvision/resnet18", "torchvision/mobilenet_v3_small")
+BUILT_IN = "unet"
+ENCODERS = (BUILT_IN, "torchvision/mobilenet_v3_small")
+Embed = Callable[[Image.Image], Tensor]
+"""From a picture to an embedding, `[1, D]`."""
 
 
-def one_by_one(folder: Path, network: nn.Module, encoder: ImageEncoder) -> dict[str, NDArray[np.float32]]:
-    """Embeddings by file name, as the examples of the library have it: open, transform, forward, keep.
+def extractor(name: str) -> Extractor:
+    """Ours: the built-in diffusion model's UNet at 64 pixels, or an encoder."""
+    return UNetEmbeddingExtractor(size=64) if name == BUILT_IN else EmbeddingExtractor(name, pretrained=False)
 
-    Args:
-        folder: Of the images.
-        network: Gives pooled features, as torchvision makes it.
-        encoder: Whose size and normalisation the images get.
-    """
+
+def plain_encoder(name: str) -> Embed:
+    """An encoder as the examples of its library use it; its weights lie in memory as torch puts them by itself."""
     from torchvision import transforms
 
+    encoder = build_encoder(name, pretrained=False)
+    network = encoder.network.to(memory_format=torch.contiguous_format)
     transform: Callable[[Image.Image], Tensor] = transforms.Compose(
         [
             transforms.Resize(encoder.size, transforms.InterpolationMode.BICUBIC),
@@ -46,12 +53,45 @@ def one_by_one(folder: Path, network: nn.Module, encoder: ImageEncoder) -> dict[
             transforms.Normalize(encoder.mean, encoder.std),
         ]
     )
-    found = {}
+    return lambda image: network(transform(image)[None])
+
+
+def plain_unet() -> Embed:
+    """The built-in model's UNet with diffusers' parts: what hooks on its blocks see, pooled."""
+    from torchvision.transforms.functional import center_crop, resize, to_tensor
+
+    ours = UNetEmbeddingExtractor(size=64)
+    parts = DiffusersLoop(steps=1)
+    tokenizer = parts.tokenizer
+    tokens = tokenizer([""], padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
     with torch.no_grad():
-        for path in sorted(folder.rglob("*.jpg")):
-            image = transform(Image.open(path).convert("RGB"))
-            found[path.name] = normalize(network(image[None]), dim=1)[0].numpy()
-    np.savez(folder / "embeddings.npz", **found)
+        text = parts.text_encoder(tokens.input_ids)[0]
+    signal = float(parts.schedulers[1].alphas_cumprod[ours.timestep]) ** 0.5
+    seen: dict[str, Tensor] = {}
+    for block in ours.blocks:
+        way, _, number = block.partition("_")
+        module = (parts.unet.down_blocks if way == "down" else parts.unet.up_blocks)[int(number)]
+
+        def keep(_: nn.Module, __: Any, outputs: Any, block: str = block) -> None:
+            activations = outputs[0] if isinstance(outputs, tuple) else outputs
+            seen[block] = torch.cat([activations.mean((2, 3)), activations.std((2, 3), correction=0)], 1)
+
+        module.register_forward_hook(keep)
+
+    def embed(image: Image.Image) -> Tensor:
+        square = resize(center_crop(image, [min(image.size)] * 2), [64, 64], InterpolationMode.BICUBIC)
+        latent = parts.vae.encode(to_tensor(square)[None] * 2 - 1).latent_dist.mean * parts.vae.config.scaling_factor
+        parts.unet(signal * latent, ours.timestep, text)
+        return torch.cat([seen[block] for block in ours.blocks], 1)
+
+    return embed
+
+
+@torch.no_grad()
+def one_by_one(folder: Path, embed: Embed) -> dict[str, NDArray[np.float32]]:
+    """Embeddings by file name: open, transform, forward, keep; then one file of all."""
+    found = {path.name: normalize(embed(Image.open(path).convert("RGB")), dim=1)[0].numpy() for path in sorted(folder.rglob("*.jpg"))}
+    np.savez(folder / "embeddings.npz", **found)  # type: ignore[arg-type]
     return found
 
 
@@ -75,14 +115,13 @@ def measure(encoder: str, images: int, side: int, workers: int | None, rounds: i
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         write_images(place / "images", images, side)
-        reference = build_encoder(encoder, pretrained=False)
-        network = plain(reference)
+        embed = plain_unet() if encoder == BUILT_IN else plain_encoder(encoder)
         number = iter(range(10_000))
 
         def ours() -> FeatureDataModule:
-            return extract(place / "images", place / str(next(number)), EmbeddingExtractor(encoder, pretrained=False), None, workers)
+            return extract(place / "images", place / str(next(number)), extractor(encoder), None, workers)
 
-        theirs = partial(one_by_one, place / "images", network, reference)
+        theirs = partial(one_by_one, place / "images", embed)
         distance = difference(ours(), theirs())
         seconds = alternate({"ours": ours, "theirs": theirs}, rounds)
     what = f"embed {images} JPEG files of {side} pixels ({encoder})"
@@ -92,15 +131,8 @@ def measure(encoder: str, images: int, side: int, workers: int | None, rounds: i
     ]
 
 
-def plain(encoder: ImageEncoder) -> nn.Module:
-    """The encoder's network as the library has it: its weights lie in memory as torch puts them by itself."""
-    import copy
-
-    return copy.deepcopy(encoder.network).to(memory_format=torch.contiguous_format)
-
-
 @contextmanager
-def profiled(folder: Path) -> Iterator[Any]:
+def profiled() -> Iterator[Any]:
     """Python's profile of what is done within, its largest entries printed at the end."""
     import cProfile
     import pstats
@@ -120,16 +152,21 @@ def show_profile(encoder: str, images: int, side: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         write_images(place / "images", images, side)
-        with profiled(place):
-            extract(place / "images", place / "cache", EmbeddingExtractor(encoder, pretrained=False), None, 0, behind=False)
+        with profiled():
+            extract(place / "images", place / "cache", extractor(encoder), None, 0, behind=False)
 
 
 def main(args: Sequence[str] | None = None) -> list[Row]:
     """Run the command."""
     options = parser(__doc__, "embedding")
-    options.add_argument("--images", type=int, default=128)
+    options.add_argument("--images", type=int, default=256)
     options.add_argument("--side", type=int, default=512, help="of the images, in pixels")
-    options.add_argument("--encoders", nargs="+", default=list(ENCODERS), help="of torchvision, timm or open_clip")
+    options.add_argument(
+        "--encoders",
+        nargs="+",
+        default=list(ENCODERS),
+        help=f"of torchvision, timm or open_clip; {BUILT_IN} is the built-in diffusion model's",
+    )
     options.add_argument("--workers", type=int, help="processes that decode; as extraction chooses by default")
     options.add_argument("--profile", action="store_true", help="print where the time of ours goes, and measure nothing")
     chosen = options.parse_args(args)

@@ -1,8 +1,9 @@
-"""Inversion and reconstruction with the built-in model: a loop over diffusers as a user writes it, one image at a time and batched, against ours.
+"""Inversion and reconstruction with the built-in model: ours against a loop over diffusers as a user writes it.
 
 python -m benchmarks.inversion --images 16 --steps 10
 
-The weights, images and prompts are the same. How far each way lies from the exact numbers is told by the loop in float64.
+The loop takes one image at a time, or a batch; weights, images and prompts are the same. The loop in float64 tells how
+far each way lies from the exact numbers.
 """
 
 from collections.abc import Sequence
@@ -91,7 +92,9 @@ class DiffusersLoop:
     def one_by_one(self, images: Tensor, prompts: Sequence[str]) -> Found:
         """The same, an image at a time."""
         found = [self.batch(images[i : i + 1], prompts[i : i + 1]) for i in range(len(images))]
-        return Found(*(torch.stack(parts).transpose(0, 1).flatten(0, 1) for parts in zip(*((f.latents, f.pictures) for f in found), strict=True)))
+        return Found(
+            *(torch.stack(parts).transpose(0, 1).flatten(0, 1) for parts in zip(*((f.latents, f.pictures) for f in found), strict=True))
+        )
 
 
 def photographs(count: int) -> tuple[Tensor, list[str]]:

@@ -155,8 +155,8 @@ def _processor() -> str:
 def told_machine(told: Mapping[str, Any]) -> str:
     """The machine in one sentence."""
     return (
-        f"{told['processor']}, {told['cores']} cores, {told['threads']} threads, load {told['load']} at the start; Python {told['python']}, "
-        f"torch {told['torch']}, diffusers {told['diffusers']}"
+        f"{told['processor']}, {told['cores']} cores, {told['threads']} threads, load {told['load']} at the start; "
+        f"Python {told['python']}, torch {told['torch']}, diffusers {told['diffusers']}"
     )
 
 

@@ -93,9 +93,13 @@ def measure(images: int, rounds: int, profile: bool = False) -> list[Row]:
             show_profile(detector, loader)
     waits = waiting.seconds[-rounds:]
     shares = spread([100 * wait / whole for wait, whole in zip(waits, seconds["ours"], strict=True)])
-    told = f"weights after an epoch {difference:.1e}; {shares['median']:.1f}% ({shares['low']:.1f} to {shares['high']:.1f}) is waiting for data"
+    told = (
+        f"weights after an epoch {difference:.1e}; waiting for data {shares['median']:.1f}% ({shares['low']:.1f} to {shares['high']:.1f})"
+    )
     what = f"an epoch of FakeInversion, {images} samples, ResNet18, 9 × 64 × 64"
-    row = compared(what, "samples", images, seconds["ours"], ("from memory", seconds["memory"]), "", told, largest=difference, waiting=shares)
+    row = compared(
+        what, "samples", images, seconds["ours"], ("from memory", seconds["memory"]), "", told, largest=difference, waiting=shares
+    )
     return [row]
 
 

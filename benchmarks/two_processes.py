@@ -52,7 +52,7 @@ def extraction(place: Path, cache: Path, processes: int, steps: int) -> float:
 def features(cache: Path) -> dict[str, dict[str, np.ndarray]]:  # type: ignore[type-arg]
     """All features of a cache, by key."""
     reader = ShardReader(next(path for path in cache.iterdir() if path.is_dir() and list(path.glob("*.tar"))))
-    return {key: dict(reader.read(key, caption)) for key, caption in reader.keys()}
+    return {key: dict(reader.read(key, caption)) for key, caption in list(reader.keys())}
 
 
 def levels(first: Path, second: Path) -> int:

@@ -169,11 +169,6 @@ def collate(items: list[Prepared | Failure | None]) -> ExtractionBatch:
     )
 
 
-def stacked(tensors: Sequence[Tensor]) -> Tensor | list[Tensor]:
-    """Tensors of one shape as one, `[B, …]`; those of several shapes as they are."""
-    return torch.stack(list(tensors)) if len({tensor.shape for tensor in tensors}) == 1 else list(tensors)
-
-
 class BatchExtraction:
     """Runs an extractor over batches, whatever happens to single images or to the memory.
 

@@ -242,17 +242,21 @@ def extraction_loader(
     dataset = ImageDataset(records, cache.extractor, cache.settings["perturbation"], ranks)
     on_gpu = torch.cuda.is_available()
     size = batch_size or (BATCH_ON_GPU if on_gpu else BATCH)
-    workers = decoders(len(dataset) // ranks) if workers is None else workers
+    workers = decoders(len(dataset) // ranks, ranks) if workers is None else workers
     return DataLoader(dataset, batch_size=size, num_workers=workers, collate_fn=collate, pin_memory=on_gpu)
 
 
-def decoders(images: int) -> int:
-    """How many processes decode for one rank: none for a handful of images, and none where the network itself needs the processor.
+def decoders(images: int, ranks: int = 1) -> int:
+    """How many processes decode for one rank: none for a handful of images, and none where each core has a network of its own.
 
     Args:
         images: That the rank decodes.
+        ranks: Processes that extract, on this machine.
     """
-    if not torch.cuda.is_available() or images < FEW:
+    if images < FEW:
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MOST_DECODERS, cores // max(1, torch.cuda.device_count()) - 1))
+    if torch.cuda.is_available():
+        return max(1, min(MOST_DECODERS, cores // max(1, torch.cuda.device_count()) - 1))
+    # Without a GPU the network takes every core that is left; where it is small, decoding takes most of the time.
+    return 1 if cores > ranks else 0

@@ -16,8 +16,8 @@ import torch
 
 from benchmarks.gpu import parts
 from benchmarks.gpu.extraction import extraction
-from benchmarks.gpu.measuring import machine
 from benchmarks.gpu.models import SIZES
+from benchmarks.measuring import machine
 
 log = logging.getLogger("benchmarks.gpu")
 

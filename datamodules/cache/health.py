@@ -105,7 +105,7 @@ def read_sample(descriptor: int, row: Row, total: int) -> tuple[bytes, bytes]:
     Raises:
         ValueError: If either is damaged, or they do not belong together.
     """
-    content = read_features(descriptor, row, total)
+    content = bytes(read_features(descriptor, row, total))
     try:
         decode(content)
         record = read_member(descriptor, row.offset + padded(row.size), total)

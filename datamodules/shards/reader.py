@@ -13,7 +13,7 @@ import numpy as np
 from datamodules.records import Failure
 from datamodules.shards.index import Index, Row, ShardError, damaged, index_path, open_plain, read_index, shards_of, write_index
 from datamodules.shards.samples import Samples, named
-from datamodules.shards.tar import Arrays, decode, read_contents, read_features
+from datamodules.shards.tar import Arrays, decode, read_bytes, read_contents, read_features
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ class ShardReader(IndexedReader):
         descriptor = self._descriptor(shard)
         try:
             if self._verified[number]:
-                return decode(os.pread(descriptor, row.size, row.offset))
+                return decode(read_bytes(descriptor, row))
             arrays = decode(read_features(descriptor, row, self._sizes[shard]))
         except (ValueError, OSError) as error:
             raise damaged(self._shards[shard], str(error)) from error

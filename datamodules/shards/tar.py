@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
@@ -97,24 +98,23 @@ def members(descriptor: int, total: int) -> Iterator[Member]:
         position = member.offset + padded(member.size)
 
 
-def read_features(descriptor: int, row: Row, total: int) -> bytes:
+def read_features(descriptor: int, row: Row, total: int) -> bytearray:
     """The safetensors member that a row tells of: its header and its content agree with the row.
 
     Raises:
         ValueError: If they do not.
     """
-    return checked_features(os.pread(descriptor, BLOCK + row.size, row.offset - BLOCK), row, total)
+    return checked_features(os.pread(descriptor, BLOCK, row.offset - BLOCK), read_bytes(descriptor, row), row, total)
 
 
-def checked_features(block: bytes, row: Row, total: int) -> bytes:
-    """The safetensors member out of the bytes that hold its header and its content; arguments and errors as for `read_features`."""
+def checked_features(header: bytes, content: bytearray, row: Row, total: int) -> bytearray:
+    """The content of a safetensors member that lies where a row says; arguments and errors as for `read_features`."""
     name = f"{row.key}.safetensors"
-    if not _plainly(block[:BLOCK], name, row.size):
-        member = member_of(block[:BLOCK], row.offset - BLOCK, total)
+    if not _plainly(header, name, row.size):
+        member = member_of(header, row.offset - BLOCK, total)
         if member is None or member.refused or (member.name, member.size) != (name, row.size):
             msg = f"the sample {row.key} is not where the index says"
             raise ValueError(msg)
-    content = block[BLOCK:]
     if len(content) != row.size or zlib.crc32(content) != row.checksum:
         msg = f"the sample {row.key} does not have the checksum of the index"
         raise ValueError(msg)
@@ -125,6 +125,12 @@ def _plainly(header: bytes, name: str, size: int) -> bool:
     """Whether a header is what a shard's writer makes for a plain file; a few comparisons, where parsing it costs more than its content."""
     named = header.startswith(name.encode().ljust(100, b"\0")) and not header[345:].strip(b"\0")
     return named and header[124:136] == b"%011o\0" % size and header[156:157] == tarfile.REGTYPE
+
+
+def read_bytes(descriptor: int, row: Row) -> bytearray:
+    """The bytes where a row says that its features are, none where the file ends before; a buffer that arrays can be views of."""
+    content = bytearray(row.size)
+    return content if os.preadv(descriptor, [content], row.offset) == row.size else bytearray()
 
 
 def read_record(descriptor: int, member: Member | None) -> dict[str, Any]:
@@ -146,17 +152,61 @@ def read_record(descriptor: int, member: Member | None) -> dict[str, Any]:
     return dict(told)
 
 
-def decode(content: bytes) -> Arrays:
-    """Tensors of a safetensors member; their sizes must add up to its length.
+def decode(content: bytes | bytearray) -> Arrays:
+    """Tensors of a safetensors member, views of a `bytearray`; their sizes must add up to its length.
 
     Raises:
         ValueError: If it is none.
     """
+    known = _layouts.get(_header(content))
+    if known is not None and known.total == len(content):
+        return known.views(content)
     try:
-        return dict(load_tensors(content))
+        arrays = dict(load_tensors(bytes(content)))
     except (SafetensorError, KeyError, TypeError, ArithmeticError) as error:
         msg = f"its features are not readable safetensors ({type(error).__name__}: {str(error)[:100]})"
         raise ValueError(msg) from error
+    _remember(content, arrays)
+    return arrays
+
+
+class _Layout(NamedTuple):
+    """Where the tensors of members with one header lie: samples of a cache differ in their numbers only.
+
+    Attributes:
+        total: Length of such a member.
+        places: Of each tensor its name; dtype, number of values and first byte; and shape.
+    """
+
+    total: int
+    places: list[tuple[str, tuple[np.dtype[Any], int, int], tuple[int, ...]]]
+
+    def views(self, content: bytes | bytearray) -> Arrays:
+        """The tensors of such a member."""
+        return {name: np.frombuffer(content, *place).reshape(shape) for name, place, shape in self.places}
+
+
+_layouts: dict[bytes, _Layout] = {}
+_MOST_LAYOUTS, _LONGEST_HEADER = 64, 4096
+
+
+def _header(content: bytes | bytearray) -> bytes:
+    """The first bytes, which say what follows."""
+    return bytes(content[: 8 + min(int.from_bytes(content[:8], "little"), _LONGEST_HEADER)])
+
+
+def _remember(content: bytes | bytearray, arrays: Arrays) -> None:
+    """Keep the layout of a member that safetensors has accepted, so that it need not take the next one apart, and copy it, again."""
+    header = _header(content)
+    if len(_layouts) >= _MOST_LAYOUTS or len(header) >= 8 + _LONGEST_HEADER:
+        return
+    told = json.loads(header[8:])
+    starts = {name: len(header) + told[name]["data_offsets"][0] for name in arrays}
+    layout = _Layout(len(content), [(name, (array.dtype, array.size, starts[name]), array.shape) for name, array in arrays.items()])
+    if all(array.size and starts[name] % array.itemsize == 0 for name, array in arrays.items()):  # torch wants them aligned
+        views = layout.views(content)
+        if all(views[name].tobytes() == array.tobytes() for name, array in arrays.items()):
+            _layouts[header] = layout
 
 
 class Contents(NamedTuple):

@@ -117,7 +117,7 @@ class StreamDataset(IterableDataset[Batch]):
             for ranges in opened.values():
                 ranges.close()
 
-    def _content(self, sample: Sample, opened: dict[int, RangeReader]) -> bytes:
+    def _content(self, sample: Sample, opened: dict[int, RangeReader]) -> bytearray:
         reader, number, row = sample["row"] = self._located(sample["sample"])
         if sample["block"] not in opened:
             opened[sample["block"]] = reader.ranges(number, int(self._stops[self.blocks[sample["block"]][-1]]))

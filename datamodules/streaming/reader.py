@@ -81,18 +81,19 @@ class StreamReader(IndexedReader):
         """The shard of a number, to be read up to byte `stop`."""
         return RangeReader(self.shards[number], stop, self.seeks)
 
-    def content(self, ranges: RangeReader, number: int, row: Row) -> bytes:
+    def content(self, ranges: RangeReader, number: int, row: Row) -> bytearray:
         """The safetensors member of a row, compared with it.
 
         Raises:
             ShardError: It cannot be had after several tries, or is another one than the index says.
         """
         try:
-            return checked_features(ranges.read(row.offset - BLOCK, BLOCK + row.size), row, self._sizes[number])
+            member = ranges.read(row.offset - BLOCK, BLOCK + row.size)
+            return checked_features(member[:BLOCK], bytearray(memoryview(member)[BLOCK:]), row, self._sizes[number])
         except (FetchError, ValueError) as error:
             raise self._unusable(number, error) from error
 
-    def decode(self, number: int, row: Row, content: bytes) -> Arrays:
+    def decode(self, number: int, row: Row, content: bytearray) -> Arrays:
         """The features of such a member.
 
         Raises:

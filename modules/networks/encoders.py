@@ -42,6 +42,7 @@ class ImageEncoder(nn.Module):
         self.register_buffer("shift", torch.tensor(self.mean)[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor(self.std)[:, None, None], persistent=False)
         self.requires_grad_(False).eval()
+        self.network.to(memory_format=torch.channels_last)  # convolutions are quicker so: ResNet18 1.4 times on a CPU core
         with torch.no_grad():
             self.dimension = self(torch.zeros(1, 3, size, size)).shape[1]
 

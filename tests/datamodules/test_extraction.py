@@ -447,7 +447,8 @@ def test_a_disk_that_fails_ends_the_extraction_with_its_sentence(data_set, monke
 @pytest.mark.parametrize(
     ("gpu", "images", "given", "expected"),
     [
-        (False, 10_000, (None, None), (16, 0)),
+        (False, 10, (None, None), (16, 0)),
+        (False, 10_000, (None, None), (16, 1)),
         (True, 10, (None, None), (64, 0)),
         (True, 10_000, (None, None), (64, 3)),
         (True, 9, (5, 2), (5, 2)),
@@ -461,3 +462,10 @@ def test_batches_and_decoders_fit_the_machine(data_set, monkeypatch, gpu, images
     loader = extraction_loader([None] * images, cache, *given)
     assert (loader.batch_size, loader.num_workers) == expected
     assert loader.pin_memory == gpu
+
+
+@pytest.mark.parametrize(("cores", "ranks", "expected"), [(2, 1, 1), (2, 2, 0), (1, 1, 0), (8, 2, 1)])
+def test_where_every_core_has_a_network_none_decodes_beside_it(data_set, monkeypatch, cores, ranks, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores))
+    assert extraction_loader([None] * 10_000, data_set().cache, None, None, ranks).num_workers == expected

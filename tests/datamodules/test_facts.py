@@ -172,6 +172,11 @@ def test_colours_are_means_and_sizes_are_plain():
     assert facts_of_pixels(part[10:40, 20:40]) == facts
 
 
+def test_colours_of_a_tall_white_image_do_not_overflow():
+    facts = facts_of_pixels(np.full((1030, 17, 3), 255, np.uint8))
+    assert [facts[name] for name in PIXELS[4:]] == [255, 255, 255]
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (2, 50), (50, 2)])
 def test_an_image_too_small_for_the_kernel_has_no_fine_detail(shape):
     assert "fact_high_frequency" not in facts_of_pixels(noise(*shape))

@@ -400,3 +400,56 @@ def test_a_rebuilt_index_never_replaces_its_writer_s(tmp_path, monkeypatch, link
     assert reader.keys() == [("a", "")]
     assert [failure.key for failure in reader.failures] == ["b"]
     assert not list(tmp_path.glob(".writing-*"))
+
+
+def test_a_sample_whose_header_is_known_is_read_without_taking_it_apart_again(tmp_path, monkeypatch):
+    """Samples of a cache differ in their numbers only; what is read is the same, and may be written to."""
+    from datamodules.shards import tar
+
+    monkeypatch.setattr(tar, "_layouts", {})
+    write(tmp_path, range(4))
+    taken = []
+    load = tar.load_tensors
+    monkeypatch.setattr(tar, "load_tensors", lambda content: (taken.append(len(content)), load(content))[1])
+    reader = ShardReader(tmp_path)
+    for _ in range(2):
+        for i in range(4):
+            arrays = reader.read(f"{i:032x}", "c" if i % 2 else "")
+            assert arrays.keys() == sample(i).keys()
+            assert all((arrays[name] == expected).all() and arrays[name].dtype == expected.dtype for name, expected in sample(i).items())
+            arrays["image"][:] = 0  # no other sample's, and not the next reading's
+    assert len(taken) == 1
+    whole = next(iter(tar._layouts.values())).total
+    with pytest.raises(ValueError, match="not readable safetensors"):
+        tar.decode(_content(0)[: whole - 1])
+
+
+def test_another_shape_has_another_layout(tmp_path):
+    from safetensors.numpy import save
+
+    from datamodules.shards.tar import decode
+
+    for shape in ((2, 3), (3, 2), (2, 3), (6,), (0, 3), (2, 3)):
+        for dtype in (np.uint8, np.float16):
+            array = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+            found = decode(bytearray(save({"a": array})))["a"]
+            assert (found.shape, found.dtype) == (array.shape, array.dtype)
+            assert (found == array).all()
+
+
+def test_layouts_that_are_remembered_are_few(monkeypatch):
+    from safetensors.numpy import save
+
+    from datamodules.shards import tar
+
+    monkeypatch.setattr(tar, "_layouts", {})
+    for i in range(1, 200):
+        tar.decode(save({"a": np.zeros(i)}))
+    tar.decode(save({f"name-{i}": np.zeros(1) for i in range(500)}))
+    assert len(tar._layouts) == tar._MOST_LAYOUTS
+
+
+def _content(number):
+    from safetensors.numpy import save
+
+    return save(sample(number))

@@ -217,3 +217,15 @@ def test_images_that_are_not_square_are_refused(tmp_path):
     name = add_tiny(tmp_path, "tiny-oblong", vision_cfg=vision)
     with pytest.raises(ModelError, match="32×64"):
         encoder_size(name)
+
+
+def test_convolutions_lie_in_memory_as_they_are_quick():
+    """Channels last, whatever library the network is of; the numbers are those of torch's own layout but for rounding."""
+    encoder = build_encoder("torchvision/squeezenet1_1", pretrained=False)
+    weights = [weight for weight in encoder.parameters() if weight.ndim == 4 and weight.shape[1] > 1 and weight.shape[2] > 1]
+    assert weights
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+    images = torch.rand(2, 3, 224, 224)
+    found = encoder(images)
+    encoder.network.to(memory_format=torch.contiguous_format)
+    assert (encoder(images) - found).abs().max() <= 1e-5 * found.abs().max()

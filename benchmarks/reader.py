@@ -10,6 +10,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from torch import Tensor
 from benchmarks.measuring import Row, alternate, compared, finish, machine, parser
 from datamodules.dataset import FeatureDataset, Naming, View, whole_batch
 from datamodules.families import FamilyMap
-from datamodules.loading import TrainingLoader, training_loader
+from datamodules.loading import training_loader
 from datamodules.records import Record
 from datamodules.shards import ShardReader, ShardWriter
+from datamodules.streaming import StreamOptions
 from modules.extractors import InversionExtractor
 
 BATCH = 32
@@ -59,11 +61,11 @@ def fill(folder: Path, known: Sequence[Record], shape: tuple[int, ...], dtype: t
     writer.finish()
 
 
-def reader(folder: Path, known: Sequence[Record]) -> TrainingLoader:
+def reader(folder: Path, known: Sequence[Record]) -> Any:
     """The loader that training uses."""
     extractor = InversionExtractor(size=64, prompt_source="empty")
     dataset = FeatureDataset([View(known, ShardReader(folder))], extractor, Naming(FamilyMap.load().including(known)), NAMES)
-    return training_loader(dataset, BATCH, False, 1, 0, 0, collate_fn=whole_batch)
+    return training_loader(dataset, BATCH, False, 1, 0, 0, StreamOptions(), collate_fn=whole_batch)
 
 
 def web_dataset(folder: Path) -> Any:
@@ -116,7 +118,7 @@ def measure(images: int, rounds: int) -> list[Row]:
             fill(folder, known, shape, dtype)
             loader, theirs = reader(folder, known), web_dataset(folder)
             wrong = differing(loader, theirs)
-            seconds = alternate({"ours": lambda loader=loader: _drain(loader), "theirs": lambda theirs=theirs: _drain(theirs)}, rounds)
+            seconds = alternate({"ours": partial(_drain, loader), "theirs": partial(_drain, theirs)}, rounds)
         told = "bit by bit the same" if not wrong else f"{wrong} samples differ"
         what = f"read {images:,} samples of training, shuffled ({kind})"
         rows.append(compared(what, "samples", images, seconds["ours"], ("WebDataset", seconds["theirs"]), "≥ 5", told, differing=wrong))

@@ -180,7 +180,7 @@ class FeatureDataset(Dataset[Batch]):
             self._make_room(self._read(indices[0]))
         if self._kept is None or not self._fill(indices):
             arrays = [self._read(i) for i in indices]
-            return {name: _batch([array[name] for array in arrays]) for name in arrays[0]}
+            return {name: stacked([array[name] for array in arrays]) for name in arrays[0]}
         if len(indices) == len(self) and indices == list(range(len(self))):
             return dict(self._kept)  # all of them: no second copy
         return {name: tensor[rows] for name, tensor in self._kept.items()}
@@ -226,7 +226,7 @@ class FeatureDataset(Dataset[Batch]):
         return {name: arrays[name] for name in self.features or arrays}
 
 
-def _batch(arrays: list[NDArray[Any]]) -> Tensor | list[Tensor]:
+def stacked(arrays: list[NDArray[Any]]) -> Tensor | list[Tensor]:
     """Features of one name: arrays of one shape as one tensor, `[B, …]`; those of several shapes a tensor each."""
     if len({array.shape for array in arrays}) == 1:
         return torch.from_numpy(np.stack(arrays))  # a third of the time that torch takes for many small tensors

@@ -14,11 +14,9 @@ from functools import partial
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from datamodules.batches import stacked
-from datamodules.dataset import Batch, FeatureDataset, whole_batch
+from datamodules.dataset import Batch, FeatureDataset, stacked, whole_batch
 from datamodules.loading import Resuming
 from datamodules.shards.index import BLOCK
 from datamodules.streaming.options import StreamOptions
@@ -135,7 +133,7 @@ class StreamDataset(IterableDataset[Batch]):
 
     def _batch(self, samples: list[Sample]) -> Batch:
         arrays = [sample["features"] for sample in samples]
-        features = {name: stacked([torch.from_numpy(each[name]) for each in arrays]) for name in arrays[0]}
+        features = {name: stacked([each[name] for each in arrays]) for name in arrays[0]}
         return self.dataset.batch([sample["sample"] for sample in samples], features)
 
 

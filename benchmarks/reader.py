@@ -10,6 +10,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def measure(images: int, rounds: int) -> list[Row]:
             fill(folder, known, shape, dtype)
             loader, theirs = reader(folder, known), web_dataset(folder)
             wrong = differing(loader, theirs)
-            seconds = alternate({"ours": lambda loader=loader: _drain(loader), "theirs": lambda theirs=theirs: _drain(theirs)}, rounds)
+            seconds = alternate({"ours": partial(_drain, loader), "theirs": partial(_drain, theirs)}, rounds)
         told = "bit by bit the same" if not wrong else f"{wrong} samples differ"
         what = f"read {images:,} samples of training, shuffled ({kind})"
         rows.append(compared(what, "samples", images, seconds["ours"], ("WebDataset", seconds["theirs"]), "≥ 5", told, differing=wrong))

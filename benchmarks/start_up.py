@@ -67,7 +67,7 @@ def watched(options: list[str], output: str) -> None:
         os._exit(0)
 
     LatentDiffusion.predict = counted  # type: ignore[assignment]
-    FakeInversion.training_step = begun  # type: ignore[method-assign]
+    FakeInversion.training_step = begun  # type: ignore[assignment, method-assign]
     train.main(options)
 
 

@@ -64,6 +64,7 @@ def epoch(detector: FakeInversion, batches: Iterable[Any]) -> FakeInversion:
     return detector
 
 
+@torch.no_grad()
 def farthest(first: FakeInversion, second: FakeInversion) -> float:
     """Largest difference of any weight of two detectors."""
     pairs: Iterable[tuple[Tensor, Tensor]] = zip(first.parameters(), second.parameters(), strict=True)

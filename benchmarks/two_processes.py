@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.extracting import write_images
 from benchmarks.measuring import Row, compared, finish, machine, parser
-from datamodules.shards import ShardReader
+from datamodules.shards import Arrays, ShardReader
 
 RATE = re.compile(r"\(([\d.]+) images/s on (\d+) processes\)")
 
@@ -49,9 +49,9 @@ def extraction(place: Path, cache: Path, processes: int, steps: int) -> float:
     return float(told[1])
 
 
-def features(cache: Path) -> dict[str, dict[str, np.ndarray]]:  # type: ignore[type-arg]
+def features(cache: Path) -> dict[str, Arrays]:
     """All features of a cache, by key."""
-    reader = ShardReader(next(path for path in cache.iterdir() if path.is_dir() and list(path.glob("*.tar"))))
+    reader = ShardReader(next(cache.rglob("*.tar")).parent)
     return {key: dict(reader.read(key, caption)) for key, caption in list(reader.keys())}
 
 

@@ -24,6 +24,7 @@ SOURCES = sorted(str(path) for path in Path("configs/sources").glob("*.yaml"))
 INVERSION = [config for config in CONFIGS if "detectors.FakeInversion" in Path(config).read_text()]
 STUDIES = sorted(str(path) for path in Path("configs/studies").glob("*.yaml"))
 CHANNELS = {"rgb": 3, "residual": 3, "channels_9": 9, "channels_12": 12}
+FAST = {"fast_steps": {"steps": 10}, "fast_solver": {"solver": "dpm++", "steps": 10}, "fast_reuse": {"reuse": 3}}
 
 
 def resolved(arguments, capsys):
@@ -42,17 +43,30 @@ def test_config_is_accepted(config, capsys):
     assert printed["model"]["class_path"] == told["model"]["class_path"]
 
 
-@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize("ablation", CHANNELS)
 @pytest.mark.parametrize("config", INVERSION)
 def test_ablations_are_laid_over_a_config(config, ablation, capsys):
-    printed = resolved(["--config", config, "--config", ablation], capsys)
-    assert 3 * len(printed["model"]["init_args"]["inputs"]) == CHANNELS[Path(ablation).stem]
+    printed = resolved(["--config", config, "--config", f"configs/ablations/{ablation}.yaml"], capsys)
+    assert 3 * len(printed["model"]["init_args"]["inputs"]) == CHANNELS[ablation]
     base = yaml.safe_load(Path(config).read_text())
     assert printed["model"]["init_args"]["backbone"] == base["model"]["init_args"]["backbone"]
 
 
-def test_all_four_ablations_are_there():
-    assert {Path(ablation).stem for ablation in ABLATIONS} == CHANNELS.keys()
+@pytest.mark.parametrize("mode", FAST)
+@pytest.mark.parametrize("config", INVERSION)
+def test_faster_modes_change_these_options_of_the_extractor_alone(config, mode, capsys):
+    plain = resolved(["--config", config], capsys)
+    printed = resolved(["--config", config, "--config", f"configs/ablations/{mode}.yaml"], capsys)
+    plain["data"]["extractor"]["init_args"].update(FAST[mode])
+    assert {name: printed[name] for name in ("model", "data", "trainer")} == {name: plain[name] for name in ("model", "data", "trainer")}
+    extractors.InversionExtractor(**printed["data"]["extractor"]["init_args"])  # refuses options that cannot be
+
+
+def test_all_ablations_are_there_and_no_config_is_faster_by_itself(capsys):
+    assert {Path(ablation).stem for ablation in ABLATIONS} == CHANNELS.keys() | FAST.keys()
+    for config in INVERSION:
+        extractor = resolved(["--config", config], capsys)["data"]["extractor"]["init_args"]
+        assert (extractor["solver"], extractor["reuse"]) == ("ddim", 1)
 
 
 def test_swapping_the_source_on_the_command_line(capsys):

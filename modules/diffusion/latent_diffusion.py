@@ -1,16 +1,18 @@
 """A text-to-image latent diffusion model as the operations that detectors need."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from modules.diffusion.ddim import NoiseSchedule, follow
+from modules.diffusion.ddim import Direction, NoiseSchedule, follow
+from modules.diffusion.deep_cache import DeepCache, check_reusable
 from modules.diffusion.fused import fuse
+from modules.diffusion.multistep import follow_multistep, multistep_path
 from modules.diffusion.runner import NetworkRunner
 from modules.errors import ModelError, first_line
 from modules.images import to_unit
@@ -18,6 +20,9 @@ from modules.images import to_unit
 TEXT_ROWS = 8  # prompts that the text encoder takes at once, always as many: a prompt's embedding never depends on its neighbours
 PROMPTS_KEPT = 256  # embeddings of the latest prompts; those of Stable Diffusion take 30 MB in bfloat16
 PIXELS_AT_ONCE = 16 * 512 * 512  # that the VAE takes at once: its activations are 60 times as large as the images
+
+Solver = Literal["ddim", "dpm++"]
+SOLVERS: tuple[Solver, ...] = get_args(Solver)
 
 # What `model_index.json` may name for each part. Other pipelines (two text encoders, transformers) need other conditioning.
 SUPPORTED_PARTS = {"vae": "AutoencoderKL", "unet": "UNet2DConditionModel", "text_encoder": "CLIPTextModel"}
@@ -168,12 +173,23 @@ class LatentDiffusion(nn.Module):
             guidance: Classifier-free guidance (Ho and Salimans 2022). 1 takes one forward pass; any other value takes a second
                 with the empty prompt.
         """
+        plain = partial(self._run, graph=self.graphs, compiled=self.compiled)
+        return self._guided((plain, plain), latents, timestep, embeddings, guidance)
+
+    def _guided(
+        self,
+        passes: tuple[Callable[..., Tensor], Callable[..., Tensor]],
+        latents: Tensor,
+        timestep: int,
+        embeddings: Tensor,
+        guidance: float,
+    ) -> Tensor:
+        """`predict`; the first of the passes runs the UNet with the prompts, the second with empty ones."""
         noisy, time = latents.to(self.dtype), self._timesteps[timestep]
-        conditional = self._run(noisy, time, embeddings, graph=self.graphs, compiled=self.compiled)
+        conditional = passes[0](noisy, time, embeddings)
         if guidance == 1.0:
             return conditional.to(latents.dtype)
-        empty = self.embed([""]).expand_as(embeddings)
-        unconditional = self._run(noisy, time, empty, graph=self.graphs, compiled=self.compiled)
+        unconditional = passes[1](noisy, time, self.embed([""]).expand_as(embeddings))
         return (unconditional + guidance * (conditional - unconditional)).to(latents.dtype)
 
     def predict_noise(self, latents: Tensor, timestep: int, embeddings: Tensor, guidance: float = 1.0) -> Tensor:
@@ -184,24 +200,67 @@ class LatentDiffusion(nn.Module):
         alpha = float(self.schedule.alphas_cumprod[timestep])
         return alpha**0.5 * output + (1 - alpha) ** 0.5 * latents
 
-    def invert(self, latents: Tensor, embeddings: Tensor, steps: int, guidance: float = 1.0) -> Tensor:
-        """DDIM inversion of clean latents to noise, `[B, C, h, w]` to the same."""
-        predict = partial(self.predict, embeddings=embeddings, guidance=guidance)
-        return follow(self.schedule.path(steps, "invert"), latents, predict)
+    def invert(
+        self, latents: Tensor, embeddings: Tensor, steps: int, guidance: float = 1.0, solver: Solver = "ddim", reuse: int = 1
+    ) -> Tensor:
+        """Deterministic inversion of clean latents to noise, `[B, C, h, w]` to the same.
 
-    def denoise(self, latents: Tensor, embeddings: Tensor, steps: int, guidance: float = 1.0, start: int | None = None) -> Tensor:
-        """Deterministic DDIM sampling from noise to clean latents, `[B, C, h, w]` to the same.
+        Args:
+            latents: Clean.
+            embeddings: `[B, L, D]` of `embed`.
+            steps: Steps from clean to pure noise.
+            guidance: As in `predict`.
+            solver: `ddim`, or `dpm++` of second order (`modules.diffusion.multistep`).
+            reuse: The UNet's deep layers run on every `reuse`-th step (`modules.diffusion.deep_cache`), and `graphs` and `compiled`
+                say nothing then; 1 runs all of it on every step.
+        """
+        return self._solve(latents, "invert", steps, solver, self._predictor(embeddings, guidance, reuse))
+
+    def denoise(
+        self,
+        latents: Tensor,
+        embeddings: Tensor,
+        steps: int,
+        guidance: float = 1.0,
+        start: int | None = None,
+        solver: Solver = "ddim",
+        reuse: int = 1,
+    ) -> Tensor:
+        """Deterministic sampling from noise to clean latents, `[B, C, h, w]` to the same.
 
         Args:
             latents: At the noise level of the first step that is taken.
             embeddings: `[B, L, D]` of `embed`.
             steps: Steps from pure noise to clean.
             guidance: As in `predict`.
-            start: Take only the last `start` of those steps (image-to-image); all of them by default.
+            start: Take only the last `start` of those steps (image-to-image), by DDIM; all of them by default.
+            solver: As in `invert`.
+            reuse: As in `invert`.
+
+        Raises:
+            ValueError: If `start` is given with another solver: its steps build on those before them.
         """
-        predict = partial(self.predict, embeddings=embeddings, guidance=guidance)
+        predict = self._predictor(embeddings, guidance, reuse)
+        if start is None:
+            return self._solve(latents, "denoise", steps, solver, predict)
+        if solver != "ddim":
+            msg = f"start is {start} and solver is {solver!r}; only ddim can start within a run"
+            raise ValueError(msg)
         path = self.schedule.path(steps, "denoise")
-        return follow(path if start is None else path[len(path) - start :], latents, predict)
+        return follow(path[len(path) - start :], latents, predict)
+
+    def _solve(self, latents: Tensor, direction: Direction, steps: int, solver: Solver, predict: Callable[[Tensor, int], Tensor]) -> Tensor:
+        if solver == "dpm++":
+            return follow_multistep(multistep_path(self.schedule, steps, direction), latents, predict)
+        return follow(self.schedule.path(steps, direction), latents, predict)
+
+    def _predictor(self, embeddings: Tensor, guidance: float, reuse: int) -> Callable[[Tensor, int], Tensor]:
+        """`predict` for the steps of one run."""
+        if reuse == 1:
+            return partial(self.predict, embeddings=embeddings, guidance=guidance)
+        check_reusable(self.unet)
+        passes = DeepCache(self.unet, reuse), DeepCache(self.unet, reuse)
+        return lambda latents, timestep: self._guided(passes, latents, timestep, embeddings, guidance)
 
 
 class _Positional(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from modules.diffusion.latent_denoiser import DTYPES
-from modules.diffusion.latent_diffusion import LatentDiffusion
+from modules.diffusion.latent_diffusion import SOLVERS, LatentDiffusion, Solver
 from modules.extractors.base import Features, finite_images
 from modules.extractors.prompted import PromptedExtractor, PromptSource
 from modules.images import center_square, psnr, to_uint8, to_unit
@@ -38,6 +38,11 @@ class InversionExtractor(PromptedExtractor):
         compile_after: Images after which the UNet is compiled, on CUDA devices; 0 compiles at once, null never. On an H100 compiling
             took 50 s and paid for itself after 1,200 images of Stable Diffusion 1.5 (docs/benchmarks.md). Like `cuda_graphs` it changes
             numbers by no more than the rounding of `model_dtype`, and is no part of the cache's fingerprint.
+        solver: `ddim`, the paper's, or `dpm++`: DPM-Solver++(2M) both ways (Lu et al. 2022), of second order, for fewer `steps`. It starts
+            and ends elsewhere in the noise schedule (`modules.diffusion.multistep`): other features, whatever the number of steps.
+        reuse: The UNet's deep layers run on every `reuse`-th step only (DeepCache, Ma et al., CVPR 2024); 1 runs all of it on every step,
+            as the paper does. Above 1 the UNet is neither compiled nor replayed as a CUDA graph. What these two change is in
+            docs/benchmarks.md.
     """
 
     name: ClassVar[str] = "inversion"
@@ -59,10 +64,18 @@ class InversionExtractor(PromptedExtractor):
         keep_latents: bool = False,
         cuda_graphs: bool = True,
         compile_after: int | None = 1000,
+        solver: Solver = "ddim",
+        reuse: int = 1,
     ) -> None:
         super().__init__(prompt_source, captioner, captioner_revision)
         if size < 8 or steps < 1:
             msg = f"size is {size} and steps is {steps}; at least 8 pixels and one step are needed"
+            raise ValueError(msg)
+        if solver not in SOLVERS:
+            msg = f"solver is {solver!r}; it must be one of {SOLVERS}"
+            raise ValueError(msg)
+        if not 1 <= reuse <= steps:
+            msg = f"reuse is {reuse}; it must lie between 1 (the whole UNet on every step) and the {steps} steps"
             raise ValueError(msg)
         self.model = model
         self.revision = revision
@@ -73,9 +86,16 @@ class InversionExtractor(PromptedExtractor):
         self.keep_latents = keep_latents
         self.cuda_graphs = cuda_graphs
         self.compile_after = compile_after
+        self.solver: Solver = solver
+        self.reuse = reuse
         self._done, self._batch = 0, 0  # images so far, and of the batch before
         self.diffusion: LatentDiffusion | None = None
         self.exact: LatentDiffusion | None = None  # float32, once an image has needed it
+
+    @property
+    def idle(self) -> set[str]:
+        """`solver` and `reuse` where they are the paper's: fingerprints are as they were before there were any others."""
+        return super().idle | ({"solver"} if self.solver == "ddim" else set()) | ({"reuse"} if self.reuse == 1 else set())
 
     @property
     def weights(self) -> dict[str, str | None]:
@@ -131,8 +151,8 @@ class InversionExtractor(PromptedExtractor):
         """The features, and which images were finite at every stage: overflow is a plausible grey or black image once it is uint8."""
         embeddings = model.embed(prompts)
         clean = model.encode(images)
-        noise = model.invert(clean, embeddings, self.steps, self.guidance)
-        rebuilt = model.denoise(noise, embeddings, self.steps, self.guidance)
+        noise = model.invert(clean, embeddings, self.steps, self.guidance, solver=self.solver, reuse=self.reuse)
+        rebuilt = model.denoise(noise, embeddings, self.steps, self.guidance, solver=self.solver, reuse=self.reuse)
         decoded = model.decode(torch.cat([noise, rebuilt]), clamp=False)  # one pass of the decoder for both
         kept = (noise.half(), rebuilt.half()) if self.keep_latents else (noise, rebuilt)
         finite = finite_images(clean, *kept, *decoded.chunk(2))

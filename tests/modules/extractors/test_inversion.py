@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modules.extractors import InversionExtractor
-from modules.settings import from_settings
+from modules.settings import fingerprint, from_settings
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,33 @@ def test_settings_rebuild_it():
     built = InversionExtractor(size=96, steps=7, prompt_source="captioner")
     assert built.weights == {"assets/tiny-diffusion": None, "Salesforce/blip2-opt-2.7b": None}
     assert from_settings(built.settings()).settings() == built.settings()
+
+
+def test_faster_modes_are_other_features_and_the_exact_one_keeps_its_fingerprint(images):
+    """The fingerprints are those of before there were other modes: caches stay valid."""
+    assert fingerprint(InversionExtractor().identity()) == "1ce4f601d744"
+    assert fingerprint(InversionExtractor(size=64, steps=10).identity()) == "2bd16eaca8ce"
+    modes = [{}, {"solver": "dpm++"}, {"reuse": 2}, {"reuse": 3}, {"solver": "dpm++", "reuse": 2}]
+    built = [InversionExtractor(size=64, steps=4, **mode) for mode in modes]
+    assert len({fingerprint(each.identity()) for each in built}) == len(modes)
+    found = []
+    for each in built:
+        assert from_settings(each.settings()).identity() == each.identity()
+        each.load()
+        with torch.inference_mode():
+            found.append(each(images, [""] * 4, [0] * 4))
+    for i, features in enumerate(found):
+        for name in ("noise_map", "reconstruction"):
+            assert not any(torch.equal(features[name], other[name]) for other in found[:i])
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [({"solver": "heun"}, "solver is 'heun'"), ({"reuse": 0}, "reuse is 0"), ({"reuse": 5}, "reuse is 5.*the 4 steps")],
+)
+def test_modes_that_are_none_are_refused(option, message):
+    with pytest.raises(ValueError, match=message):
+        InversionExtractor(steps=4, **option)
 
 
 def overflowing(inside, image=1, of=4):

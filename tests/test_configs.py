@@ -24,7 +24,7 @@ SOURCES = sorted(str(path) for path in Path("configs/sources").glob("*.yaml"))
 INVERSION = [config for config in CONFIGS if "detectors.FakeInversion" in Path(config).read_text()]
 STUDIES = sorted(str(path) for path in Path("configs/studies").glob("*.yaml"))
 CHANNELS = {"rgb": 3, "residual": 3, "channels_9": 9, "channels_12": 12}
-FAST = {"fast_steps": {"steps": 10}, "fast_solver": {"solver": "dpm++", "steps": 10}, "fast_reuse": {"reuse": 3}}
+FAST = {"fast_steps": {"steps": 10}, "fast_solver": {"solver": "dpm++", "steps": 25}, "fast_reuse": {"reuse": 2}}
 
 
 def resolved(arguments, capsys):

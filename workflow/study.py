@@ -124,7 +124,11 @@ def score_all(study: Study, cells: Path) -> Results:
                 results.modules.append(data)
                 results.extractors[name] = data.extractor
                 what: dict[str, Any] = {"checkpoint": content, "images": _identity(data), "perturbation": data.perturbation, "name": name}
-                what |= {"data": dict(study.data), "features": data.cache.extractor_fingerprint}
+                # Where features lie is no part of what a score is of.
+                what |= {
+                    "data": {name: value for name, value in study.data.items() if name != "stream"},
+                    "features": data.cache.extractor_fingerprint,
+                }
                 log.info("%s on %s, perturbation %s", name, where, data.perturbation)
                 results.tables.append(_cell(study, data, detector, name, cells / f"{fingerprint(what)}.parquet", families))
     results.similarities = _similarities(study, results)

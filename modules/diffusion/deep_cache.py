@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import sdpa_kernel
 
-from modules.diffusion.runner import ATTENTION
+from modules.diffusion.runner import attention
 from modules.errors import ModelError
 
 DOWN, UP = ("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
@@ -113,7 +112,7 @@ class DeepCache:
         """The UNet's output; arguments as in `full_pass`."""
         whole = self.calls % self.every == 0
         self.calls += 1
-        with sdpa_kernel(ATTENTION, set_priority=True):
+        with attention(latents):
             if whole or self._deep is None:
                 output, self._deep = full_pass(self.unet, latents, timestep, embeddings)
                 return output

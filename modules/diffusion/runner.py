@@ -1,6 +1,7 @@
 """Ways to run a network many times on inputs of one shape: as it is, compiled, and as one CUDA graph."""
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,19 @@ WARM_UPS = 3  # passes before a capture: they compile, choose cuDNN's algorithms
 
 # On Hopper cuDNN's attention is the quickest of the exact ones; where it does not apply (float32, other devices) the next one does.
 ATTENTION = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+def attention(values: Tensor) -> AbstractContextManager[None]:
+    """Within it attention takes the first of `ATTENTION` that applies: for half precision on a CUDA device; else torch chooses.
+
+    Derivatives are taken in float32, and the quickest kernels have none of every kind.
+
+    Args:
+        values: Such as go through the network.
+    """
+    half = values.dtype in (torch.bfloat16, torch.float16)
+    chosen: AbstractContextManager[None] = sdpa_kernel(ATTENTION, set_priority=True) if values.is_cuda and half else nullcontext()
+    return chosen
 
 
 class NetworkRunner:
@@ -40,7 +54,7 @@ class NetworkRunner:
             graph: Replay a CUDA graph, recorded the first time that inputs of this form come; on a CUDA device only.
             compiled: Run what `torch.compile` makes of the network, which takes a minute or more the first time.
         """
-        with sdpa_kernel(ATTENTION, set_priority=True):
+        with attention(inputs[0]):
             if not graph or not inputs[0].is_cuda:
                 return self._call(inputs, compiled)
             form = (compiled and not self._broken, *((tensor.shape, tensor.dtype, tensor.device) for tensor in inputs))

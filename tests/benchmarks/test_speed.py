@@ -1,11 +1,15 @@
-"""Each benchmark of speed as a command, tiny: that it runs, and that both ways give the same numbers. Nothing is timed."""
+"""Benchmarks of speed as commands, tiny: that they run, and that both ways give the same numbers. Nothing is timed.
+
+Those that start train.py and extract.py (`start_up`, `two_processes`) take a minute each; what they compare is tested in `test_train.py` and
+`test_extract.py`.
+"""
 
 import json
 
 import pytest
 
 from benchmarks import __main__ as everything
-from benchmarks import divergence, embedding, inversion, overlap, reader, start_up, training_step, two_processes
+from benchmarks import divergence, embedding, inversion, overlap, reader, training_step
 from benchmarks.measuring import Row, alternate, compared, table
 
 
@@ -80,21 +84,6 @@ def test_training_from_shards_is_training_from_memory(command):
     (row,) = command(training_step, "--images", "64")
     assert row["largest"] == 0
     assert 0 < row["waiting"]["median"] < 100
-
-
-def test_a_warm_cache_needs_no_pass(tmp_path):
-    first, second = (start_up.started(tmp_path, name) for name in ("first", "second"))
-    assert first["passes"] > 0
-    assert second["passes"] == 0
-
-
-def test_two_processes_give_the_features_of_one(tmp_path):
-    two_processes.write_images(tmp_path / "images", 6, 64)
-    for processes in (1, 2):
-        assert two_processes.extraction(tmp_path / "images", tmp_path / str(processes), processes, steps=2) > 0
-    assert two_processes.levels(tmp_path / "1", tmp_path / "2") <= 1
-    with pytest.raises(RuntimeError, match="failed"):
-        two_processes.extraction(tmp_path / "nowhere", tmp_path / "3", 1, steps=2)
 
 
 def test_all_of_them_make_one_table(tmp_path, monkeypatch, capsys):

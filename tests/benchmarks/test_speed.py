@@ -1,7 +1,7 @@
 """Benchmarks of speed as commands, tiny: that they run, and that both ways give the same numbers. Nothing is timed.
 
-Those that start train.py and extract.py (`start_up`, `two_processes`) take a minute each; what they compare is tested in `test_train.py` and
-`test_extract.py`.
+Those that start train.py and extract.py (`start_up`, `two_processes`) take a minute each; what they compare is tested in
+`test_train.py` and `test_extract.py`.
 """
 
 import json

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,13 +107,15 @@ def test_row_29_resuming_with_a_changed_config(place, first):
 
 
 def test_resuming_goes_on_and_appends(place, first):
-    run_id = (first / "wandb" / "run_id.txt").read_text()
-    epochs = pd.read_csv(first / "log.csv")["val/auroc"].notna().sum()
-    train.main(options(place, "first", "--trainer.max_epochs=3", "--resume=last", "--force"))
-    log = pd.read_csv(first / "log.csv")
+    longer = place / "runs" / "longer"
+    shutil.copytree(first, longer)  # other tests measure themselves against the first run, which stays as it is
+    run_id = (longer / "wandb" / "run_id.txt").read_text()
+    epochs = pd.read_csv(longer / "log.csv")["val/auroc"].notna().sum()
+    train.main(options(place, "longer", "--trainer.max_epochs=3", "--resume=last", "--force"))
+    log = pd.read_csv(longer / "log.csv")
     assert log["val/auroc"].notna().sum() == epochs + 1
-    assert torch.load(first / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
-    assert (first / "wandb" / "run_id.txt").read_text() == run_id
+    assert torch.load(longer / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
+    assert (longer / "wandb" / "run_id.txt").read_text() == run_id
 
 
 def test_a_missing_manifest_is_one_sentence(place):

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -15,7 +14,7 @@ from datamodules.errors import DataError
 from datamodules.families import FamilyMap, class_numbers
 from datamodules.perturbations import perturbation
 from datamodules.records import Record
-from datamodules.shards import Arrays, IndexedReader
+from datamodules.shards import Arrays, Features, IndexedReader, read_batch
 from modules.extractors.base import Extractor
 
 Batch = dict[str, Any]
@@ -179,8 +178,7 @@ class FeatureDataset(Dataset[Batch]):
         if self._memory and self._kept is None:
             self._make_room(self._read(indices[0]))
         if self._kept is None or not self._fill(indices):
-            arrays = [self._read(i) for i in indices]
-            return {name: stacked([array[name] for array in arrays]) for name in arrays[0]}
+            return tensors(read_batch([self.source_of(i) for i in indices], self.features))
         if len(indices) == len(self) and indices == list(range(len(self))):
             return dict(self._kept)  # all of them: no second copy
         return {name: tensor[rows] for name, tensor in self._kept.items()}
@@ -226,11 +224,10 @@ class FeatureDataset(Dataset[Batch]):
         return {name: arrays[name] for name in self.features or arrays}
 
 
-def stacked(arrays: list[NDArray[Any]]) -> Tensor | list[Tensor]:
-    """Features of one name: arrays of one shape as one tensor, `[B, …]`; those of several shapes a tensor each."""
-    if len({array.shape for array in arrays}) == 1:
-        return torch.from_numpy(np.stack(arrays))  # a third of the time that torch takes for many small tensors
-    return [torch.from_numpy(array) for array in arrays]
+def tensors(features: Features) -> dict[str, Tensor | list[Tensor]]:
+    """Features of a batch as tensors of the same memory."""
+    of = torch.from_numpy
+    return {name: of(each) if isinstance(each, np.ndarray) else list(map(of, each)) for name, each in features.items()}
 
 
 def whole_batch(batch: Batch) -> Batch:

@@ -6,8 +6,20 @@ exist. Nothing here imports torch, so that workers and tools start quickly.
 """
 
 from datamodules.shards.index import Row, ShardError, index_path
-from datamodules.shards.reader import IndexedReader, ShardReader, rebuild_index
+from datamodules.shards.reader import Features, IndexedReader, ShardReader, read_batch, rebuild_index, together
 from datamodules.shards.tar import Arrays
 from datamodules.shards.writer import ShardWriter
 
-__all__ = ["Arrays", "IndexedReader", "Row", "ShardError", "ShardReader", "ShardWriter", "index_path", "rebuild_index"]
+__all__ = [
+    "Arrays",
+    "Features",
+    "IndexedReader",
+    "Row",
+    "ShardError",
+    "ShardReader",
+    "ShardWriter",
+    "index_path",
+    "read_batch",
+    "rebuild_index",
+    "together",
+]

@@ -4,16 +4,18 @@ import logging
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from datamodules.records import Failure
 from datamodules.shards.index import Index, Row, ShardError, damaged, index_path, open_plain, read_index, shards_of, write_index
 from datamodules.shards.samples import Samples, named
-from datamodules.shards.tar import Arrays, decode, read_bytes, read_contents, read_features
+from datamodules.shards.tar import Arrays, Layout, decode, known_layout, read_bytes, read_contents, read_features, read_into
 
 log = logging.getLogger(__name__)
 
@@ -107,10 +109,71 @@ class IndexedReader(ABC):
             ShardError: If its bytes are not those that were written.
         """
 
+    def layout(self, key: str, caption: str = "") -> Layout | None:
+        """What a sample's bytes look like, if `read_into` can read it."""
+        return None
+
+    def read_into(self, key: str, caption: str, layout: Layout, parts: Sequence[memoryview]) -> bool:
+        """Read a sample's tensors to where they shall stand.
+
+        Args:
+            key: Its key.
+            caption: Its caption's hash.
+            layout: What it is expected to look like.
+            parts: Of contiguous arrays, one for each of the layout's tensors, that are written to.
+
+        Returns:
+            Whether it looks like that and is what was written; else `read` tells what is wrong.
+        """
+        return False
+
     def _add_index(self, index: Index) -> None:
         """Take over the rows of a further shard; a sample that is there already stays what it is."""
         self._samples.add(len(self._sizes), index.rows)
         self._sizes.append(index.bytes)
+
+
+Features = dict[str, NDArray[Any] | list[NDArray[Any]]]
+"""Of a batch: by name an array `[B, …]`, or a list of B arrays where shapes differ."""
+
+Located = tuple[IndexedReader, str, str]
+"""A sample: which reader has it, its key, and its caption's hash."""
+
+
+def read_batch(samples: Sequence[Located], names: Sequence[str] | None = None) -> Features:
+    """Features of several samples, each tensor read straight to its place in the batch where the samples look alike.
+
+    Args:
+        samples: At least one.
+        names: Of the features that are wanted; all by default.
+
+    Raises:
+        KeyError: If a sample, or a name, is not there.
+        ShardError: If a sample's bytes are not those that were written.
+    """
+    reader, key, caption = samples[0]
+    layout = reader.layout(key, caption)
+    batch = None if layout is None else _read_alike(samples, names, layout)
+    if batch is not None:
+        return batch
+    arrays = [reader.read(key, caption) for reader, key, caption in samples]
+    return {name: together([each[name] for each in arrays]) for name in names or arrays[0]}
+
+
+def together(arrays: list[NDArray[Any]]) -> NDArray[Any] | list[NDArray[Any]]:
+    """Arrays of one shape as one, `[B, …]`; those of several shapes as they are."""
+    return np.stack(arrays) if len({array.shape for array in arrays}) == 1 else arrays
+
+
+def _read_alike(samples: Sequence[Located], names: Sequence[str] | None, layout: Layout) -> Features | None:
+    known = {name: (shape, dtype) for name, (dtype, _, _), shape in layout.places}
+    batch = {name: np.empty((len(samples), *known[name][0]), known[name][1]) for name in names or known}
+    left_out = {name: np.empty(shape, dtype) for name, (shape, dtype) in known.items() if name not in batch}
+    for i, (reader, key, caption) in enumerate(samples):
+        parts = [(left_out[name] if name in left_out else batch[name][i, ...]).data for name in known]
+        if not reader.read_into(key, caption, layout, parts):
+            return None
+    return dict(batch)
 
 
 class ShardReader(IndexedReader):
@@ -163,6 +226,23 @@ class ShardReader(IndexedReader):
             raise damaged(self._shards[shard], str(error)) from error
         self._verified[number] = True
         return arrays
+
+    def layout(self, key: str, caption: str = "") -> Layout | None:
+        """As of any `IndexedReader`."""
+        shard, row = self.place(key, caption)
+        with suppress(OSError):  # `read` says what is wrong
+            return known_layout(self._descriptor(shard), row)
+        return None
+
+    def read_into(self, key: str, caption: str, layout: Layout, parts: Sequence[memoryview]) -> bool:
+        """As of any `IndexedReader`."""
+        number = self._samples.numbers[named(key, caption)]
+        shard, row = self._samples.place(number, key, caption)
+        with suppress(OSError):
+            if read_into(self._descriptor(shard), row, layout, parts, bool(self._verified[number])):
+                self._verified[number] = True
+                return True
+        return False
 
     def __getstate__(self) -> dict[str, Any]:
         """File descriptors belong to one process; a worker opens its own."""

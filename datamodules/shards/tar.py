@@ -8,7 +8,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -121,7 +121,7 @@ def checked_features(header: bytes, content: bytearray, row: Row, total: int) ->
     return content
 
 
-def _plainly(header: bytes, name: str, size: int) -> bool:
+def _plainly(header: bytes | bytearray, name: str, size: int) -> bool:
     """Whether a header is what a shard's writer makes for a plain file; a few comparisons, where parsing it costs more than its content."""
     named = header.startswith(name.encode().ljust(100, b"\0")) and not header[345:].strip(b"\0")
     return named and header[124:136] == b"%011o\0" % size and header[156:157] == tarfile.REGTYPE
@@ -170,14 +170,16 @@ def decode(content: bytes | bytearray) -> Arrays:
     return arrays
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """Where the tensors of members with one header lie: samples of a cache differ in their numbers only.
 
     Attributes:
+        header: Length of what stands before the tensors, and the tensors' names, shapes and places.
         total: Length of such a member.
-        places: Of each tensor its name; dtype, number of values and first byte; and shape.
+        places: Of each tensor, in the order of their bytes, its name; dtype, number of values and first byte; and shape.
     """
 
+    header: bytes
     total: int
     places: list[tuple[str, tuple[np.dtype[Any], int, int], tuple[int, ...]]]
 
@@ -186,13 +188,53 @@ class _Layout(NamedTuple):
         return {name: np.frombuffer(content, *place).reshape(shape) for name, place, shape in self.places}
 
 
-_layouts: dict[bytes, _Layout] = {}
+_layouts: dict[bytes, Layout] = {}
 _MOST_LAYOUTS, _LONGEST_HEADER = 64, 4096
 
 
 def _header(content: bytes | bytearray) -> bytes:
     """The first bytes, which say what follows."""
     return bytes(content[: 8 + min(int.from_bytes(content[:8], "little"), _LONGEST_HEADER)])
+
+
+def known_layout(descriptor: int, row: Row) -> Layout | None:
+    """The layout of the member that a row tells of, where one with the same header has been decoded before.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    return _layouts.get(_header(os.pread(descriptor, min(row.size, 8 + _LONGEST_HEADER), row.offset)))
+
+
+def read_into(descriptor: int, row: Row, layout: Layout, parts: Sequence[memoryview], checked: bool) -> bool:
+    """Read a member's tensors to where they shall stand, without a copy on the way.
+
+    Args:
+        descriptor: The open tar file.
+        row: Where the member lies.
+        layout: What it is expected to look like.
+        parts: Of contiguous arrays, one for each of the layout's tensors, that are written to.
+        checked: It has been compared with its row before.
+
+    Returns:
+        Whether it is that member; else `parts` may hold anything.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    block, header = bytearray(BLOCK), bytearray(len(layout.header))
+    if row.size != layout.total or os.preadv(descriptor, [block, header, *parts], row.offset - BLOCK) != BLOCK + row.size:
+        return False
+    if header != layout.header:
+        return False
+    return checked or (_plainly(block, f"{row.key}.safetensors", row.size) and _checksum(header, *parts) == row.checksum)
+
+
+def _checksum(*parts: bytearray | memoryview) -> int:
+    checksum = 0
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    return checksum
 
 
 def _remember(content: bytes | bytearray, arrays: Arrays) -> None:
@@ -202,7 +244,9 @@ def _remember(content: bytes | bytearray, arrays: Arrays) -> None:
         return
     told = json.loads(header[8:])
     starts = {name: len(header) + told[name]["data_offsets"][0] for name in arrays}
-    layout = _Layout(len(content), [(name, (array.dtype, array.size, starts[name]), array.shape) for name, array in arrays.items()])
+    ordered = sorted(arrays.items(), key=lambda item: starts[item[0]])
+    places = [(name, (array.dtype, array.size, starts[name]), array.shape) for name, array in ordered]
+    layout = Layout(header, len(content), places)
     if all(array.size and starts[name] % array.itemsize == 0 for name, array in arrays.items()):  # torch wants them aligned
         views = layout.views(content)
         if all(views[name].tobytes() == array.tobytes() for name, array in arrays.items()):

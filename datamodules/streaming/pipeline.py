@@ -16,8 +16,9 @@ from typing import Any, cast
 import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from datamodules.dataset import Batch, FeatureDataset, stacked, whole_batch
+from datamodules.dataset import Batch, FeatureDataset, tensors, whole_batch
 from datamodules.loading import Resuming
+from datamodules.shards import together
 from datamodules.shards.index import BLOCK
 from datamodules.streaming.options import StreamOptions
 from datamodules.streaming.order import Numbers, Share, batches_of, cut_blocks, mixed, share_of, shuffled
@@ -133,8 +134,8 @@ class StreamDataset(IterableDataset[Batch]):
 
     def _batch(self, samples: list[Sample]) -> Batch:
         arrays = [sample["features"] for sample in samples]
-        features = {name: stacked([each[name] for each in arrays]) for name in arrays[0]}
-        return self.dataset.batch([sample["sample"] for sample in samples], features)
+        features = {name: together([each[name] for each in arrays]) for name in arrays[0]}
+        return self.dataset.batch([sample["sample"] for sample in samples], tensors(features))
 
 
 def _without(samples: Iterable[Sample], past: frozenset[int]) -> Iterator[Sample]:

@@ -1,9 +1,11 @@
 """No test takes the network, and hubs and W&B are told so before anything imports them."""
 
 import os
+import shutil
 import socket
 
 import pytest
+from filelock import FileLock
 
 from tests import commands
 
@@ -11,6 +13,21 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, which would
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true", HF_HUB_DISABLE_TELEMETRY="1")
 LOCAL = ("127.", "::1", "localhost", "0.0.0.0")
+# Files whose tests start the real commands as processes and wait for them. They begin first, or one core would wait for them at the end.
+LONG = ("launchers", "train", "resume", "evaluate", "processes", "zero_shot", "conditions", "shares", "extract", "adapt", "predict")
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_auto_num_workers(config):
+    """A process a core, and one for the time that tests wait; at most four, since each holds torch."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, cores + 1)
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take long first, the others in their order."""
+    rank = {f"test_{name}": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @pytest.fixture(autouse=True)
@@ -33,9 +50,24 @@ def no_network(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory):
+def built_in(tmp_path_factory):
+    """A cache that holds the images of the small built-in data set and nothing else, made once for all processes."""
+    from datamodules.sources import BuiltInSource
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with FileLock(shared / "built-in.lock"):
+        BuiltInSource(crops=4, sampling_steps=2).records(shared / "built-in")
+    return shared / "built-in"
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory, built_in):
     """A cache and a runs directory for the tests of all commands: the few built-in features are extracted once."""
-    return tmp_path_factory.mktemp("place")
+    place = tmp_path_factory.mktemp("place")
+    shutil.copytree(built_in, place / "cache")
+    return place
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ def test_training_from_elsewhere(elsewhere, first, monkeypatch):
     assert not rows.key.duplicated().any()
     steps = [pd.read_csv(folder / "log.csv")["train/loss"].notna().sum() for folder in (run, first)]
     assert steps[0] == steps[1] > 0
-    assert not list((here / "cache").rglob("shard-*.tar"))
+    assert not list((here / "cache").glob("inversion-*"))
     assert (run / "report.html").exists()
 
 

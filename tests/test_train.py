@@ -131,9 +131,9 @@ def test_a_missing_manifest_is_one_sentence(place):
 
 
 @pytest.mark.timeout(900)
-def test_row_13_the_killed_command_loses_and_doubles_nothing(place, first):
+def test_row_13_the_killed_command_loses_and_doubles_nothing(place, first, built_in):
     """SIGKILL in the middle of the real extraction, twice; then to the end, against the undisturbed run's features."""
-    cache = place / "killed"
+    cache = shutil.copytree(built_in, place / "killed")
     small = ["--data.extract_batch_size=4", "--data.shard_samples=8"]
     command = [*options(place, "killed", "--trainer.max_epochs=1", *small), f"--data.cache_dir={cache}"]
     rng = random.Random(0)
@@ -162,9 +162,9 @@ def test_row_13_the_killed_command_loses_and_doubles_nothing(place, first):
 
 
 @pytest.mark.timeout(900)
-def test_two_processes_extract_and_train_as_one(place, first):
+def test_two_processes_extract_and_train_as_one(place, first, built_in):
     """Real DDP subprocesses: the same features, each image scored once, and no rank that waits for the other for ever."""
-    cache = place / "two"
+    cache = shutil.copytree(built_in, place / "two")
     more = ["--trainer.max_epochs=2", "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.enable_progress_bar=true"]
     command = [*options(place, "two", *more), f"--data.cache_dir={cache}"]
     done = subprocess.run([sys.executable, "train.py", *command], capture_output=True, text=True, timeout=600)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 
@@ -212,8 +213,9 @@ def test_the_config_says_what_the_run_used(run):
     assert detector.orientation == "learned"
 
 
-def test_two_processes_measure_what_one_does(run, place, tmp_path):
+def test_two_processes_measure_what_one_does(run, place, built_in, tmp_path):
     """An odd number of images a rank, repeated to fill it up: scores, threshold and orientation are those of one process."""
+    shutil.copytree(built_in, tmp_path / "cache")
     two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
     command = [*options(place, "two", "--model.orientation=learned", *two), f"--data.cache_dir={tmp_path / 'cache'}"]
     status = subprocess.run([sys.executable, "train.py", *command], check=False, capture_output=True, text=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from modules.errors import ModelError
@@ -33,13 +34,15 @@ def build_backbone(name: str, in_channels: int, outputs: int = 1, pretrained: bo
     options: dict[str, Any] = {} if norm == "batch" else {"norm_layer": NORMS[norm]}
     build = _torchvision if name.startswith(TORCHVISION) else _timm
     try:
-        return build(name.removeprefix(TORCHVISION), in_channels, outputs, pretrained, options)
+        network = build(name.removeprefix(TORCHVISION), in_channels, outputs, pretrained, options)
     except TypeError as error:
         msg = f"backbone {name!r} does not take norm {norm!r}"
         raise ModelError(msg) from error
     except OSError as error:
         msg = f"the ImageNet weights of {name!r} cannot be had ({error}); set model.pretrained to false to start without"
         raise ModelError(msg) from error
+    # As tensor cores want convolutions, and no slower on a CPU. Instance normalisation would copy every activation to the other order.
+    return network.to(memory_format=torch.channels_last) if norm == "batch" else network
 
 
 def _timm(name: str, in_channels: int, outputs: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:

@@ -25,6 +25,15 @@ def test_instance_norm(name):
     assert nn.BatchNorm2d not in kinds
 
 
+@pytest.mark.parametrize(("norm", "first"), [("batch", True), ("instance", False)])
+def test_channels_last_where_every_layer_keeps_it(norm, first):
+    network = build_backbone("resnet18", 9, pretrained=False, norm=norm)
+    seen = []
+    network.layer2.register_forward_hook(lambda *told: seen.append(told[2].is_contiguous(memory_format=torch.channels_last)))
+    network(torch.rand(2, 9, 64, 64))
+    assert seen == [first]
+
+
 def test_first_convolution_repeats_imagenet_weights(monkeypatch):
     """The response to the same picture in every group of channels is that of the three-channel network."""
     from torchvision import models

@@ -26,7 +26,9 @@ from benchmarks.measuring import Row, alternate, compared, finish, machine, pars
 from datamodules.datamodule import FeatureDataModule
 from modules.extractors import EmbeddingExtractor, UNetEmbeddingExtractor
 from modules.extractors.base import Extractor
-from modules.networks.encoders import build_encoder
+from modules.networks.encoder_names import parse_name
+from modules.networks.encoders import SEED, build_encoder
+from modules.networks.torchvision_encoders import torchvision_network
 
 BUILT_IN = "unet"
 ENCODERS = (BUILT_IN, "torchvision/mobilenet_v3_small")
@@ -40,11 +42,13 @@ def extractor(name: str) -> Extractor:
 
 
 def plain_encoder(name: str) -> Embed:
-    """An encoder as the examples of its library use it; its weights lie in memory as torch puts them by itself."""
+    """An encoder as the examples of torchvision use it, with the random numbers of ours as its weights."""
     from torchvision import transforms
 
     encoder = build_encoder(name, pretrained=False)
-    network = encoder.network.to(memory_format=torch.contiguous_format)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        network = torchvision_network(name, parse_name(name), pretrained=False)[0].eval()
     transform: Callable[[Image.Image], Tensor] = transforms.Compose(
         [
             transforms.Resize(encoder.size, transforms.InterpolationMode.BICUBIC),
@@ -165,7 +169,7 @@ def main(args: Sequence[str] | None = None) -> list[Row]:
         "--encoders",
         nargs="+",
         default=list(ENCODERS),
-        help=f"of torchvision, timm or open_clip; {BUILT_IN} is the built-in diffusion model's",
+        help=f"of torchvision; {BUILT_IN} is the built-in diffusion model's",
     )
     options.add_argument("--workers", type=int, help="processes that decode; as extraction chooses by default")
     options.add_argument("--profile", action="store_true", help="print where the time of ours goes, and measure nothing")

@@ -52,8 +52,8 @@ class FeatureDataModule(pl.LightningDataModule):
         batch_size: Samples a training or evaluation batch, on each process.
         num_workers: Processes that read cached features; reading is quick, so none are needed for small features.
         extract_batch_size: Images an extraction batch; by default 64 on a GPU, else 16. Where memory is too small it is halved.
-        extract_workers: Processes that decode images during extraction, on each rank; by default up to 8 beside a GPU, one on a
-            processor with a core to spare, none for a handful of images.
+        extract_workers: Processes that decode images during extraction, on each rank; by default up to 8, as many as there
+            are cores for; none for a handful of images, and none on a processor whose every core runs a rank of its own.
         val_fraction: Share of the groups for validation, where the source gives no splits.
         test_fraction: Share of the groups for the test.
         split_seed: Seed of the split and of `limit`.

@@ -243,7 +243,14 @@ def extraction_loader(
     on_gpu = torch.cuda.is_available()
     size = batch_size or (BATCH_ON_GPU if on_gpu else BATCH)
     workers = decoders(len(dataset) // ranks, ranks) if workers is None else workers
-    return DataLoader(dataset, batch_size=size, num_workers=workers, collate_fn=collate, pin_memory=on_gpu)
+    first = None if on_gpu else _give_way
+    return DataLoader(dataset, batch_size=size, num_workers=workers, collate_fn=collate, pin_memory=on_gpu, worker_init_fn=first)
+
+
+def _give_way(_: int) -> None:
+    """Of a process that decodes: take the processor only where the network lets it, which then loses nothing to decoding."""
+    if hasattr(os, "nice"):
+        os.nice(19)
 
 
 def decoders(images: int, ranks: int = 1) -> int:
@@ -258,5 +265,5 @@ def decoders(images: int, ranks: int = 1) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if torch.cuda.is_available():
         return max(1, min(MOST_DECODERS, cores // max(1, torch.cuda.device_count()) - 1))
-    # Without a GPU the network takes every core that is left; where it is small, decoding takes most of the time.
-    return 1 if cores > ranks else 0
+    # Without a GPU the network has every core, and decoders what it leaves: as many, for the time in which it waits for them.
+    return min(MOST_DECODERS, cores // ranks) if cores > ranks else 0

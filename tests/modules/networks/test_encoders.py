@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from modules.errors import ModelError
 from modules.networks.encoder_names import parse_name
-from modules.networks.encoders import ImageEncoder, build_encoder, encoder_size
+from modules.networks.encoders import ImageEncoder, build_encoder, encoder_size, folded
 from tests.modules.networks.encoders import TINY, add_tiny
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -229,3 +229,50 @@ def test_convolutions_lie_in_memory_as_they_are_quick():
     found = encoder(images)
     encoder.network.to(memory_format=torch.contiguous_format)
     assert (encoder(images) - found).abs().max() <= 1e-5 * found.abs().max()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "squeezenet1_0"])
+def test_batch_normalisations_are_folded_and_change_nothing(name):
+    """Statistics and factors as a trained network has them, against the network as torchvision runs it."""
+    from torchvision import models
+
+    network = models.get_model(name, weights=None).eval()
+    generator = torch.Generator().manual_seed(0)
+    normalisations = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for module in normalisations:
+        for numbers, low in ((module.running_mean, -0.5), (module.running_var, 0.5), (module.weight, 0.5), (module.bias, -0.5)):
+            numbers.data.copy_(torch.rand(numbers.shape, generator=generator) + low)
+    images = torch.rand(3, 3, 96, 96, generator=generator)
+    expected = network.double()(images.double())
+    quicker = folded(network.float(), 64)
+    found = quicker(images)
+    assert (found - expected).norm() <= 1e-5 * expected.norm()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in quicker.modules())
+    assert (quicker is network) == (not normalisations)
+    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules()) == len(normalisations)
+
+
+class Untraceable(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(3)
+
+    def forward(self, images):
+        return self.norm(images).mean((2, 3)) if images.sum() > 0 else images[:, :, 0, 0]
+
+
+class Drawing(torch.nn.Module):
+    """Gives another answer each time: the two are not alike."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(3)
+
+    def forward(self, images):
+        return self.norm(images).mean((2, 3)) + torch.rand(3)
+
+
+@pytest.mark.parametrize("kind", [Untraceable, Drawing])
+def test_what_cannot_be_folded_stays_what_it_is(kind):
+    network = kind().eval()
+    assert folded(network, 8) is network

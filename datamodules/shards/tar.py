@@ -60,7 +60,7 @@ def read_member(descriptor: int, position: int, total: int) -> Member | None:
     return member_of(os.pread(descriptor, BLOCK, position), position, total)
 
 
-def member_of(header: bytes, position: int, total: int) -> Member | None:
+def member_of(header: bytes | bytearray, position: int, total: int) -> Member | None:
     """As `read_member`, of a header that has been read already."""
     if len(header) == BLOCK and not header.strip(b"\0"):
         return None
@@ -107,7 +107,7 @@ def read_features(descriptor: int, row: Row, total: int) -> bytearray:
     return checked_features(os.pread(descriptor, BLOCK, row.offset - BLOCK), read_bytes(descriptor, row), row, total)
 
 
-def checked_features(header: bytes, content: bytearray, row: Row, total: int) -> bytearray:
+def checked_features(header: bytes | bytearray, content: bytearray, row: Row, total: int) -> bytearray:
     """The content of a safetensors member that lies where a row says; arguments and errors as for `read_features`."""
     name = f"{row.key}.safetensors"
     if not _plainly(header, name, row.size):

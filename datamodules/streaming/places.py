@@ -20,8 +20,13 @@ class AbsentError(FetchError):
 class Opened(Protocol):
     """A file that is read forward."""
 
-    def read(self, size: int, /) -> bytes:
-        """At most so many bytes; none at the end."""
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Fill the beginning of a buffer, and give the number of bytes: 0 at the end alone.
+
+        Raises:
+            FetchError: They cannot be had.
+            OSError: Likewise.
+        """
 
     def close(self) -> None:
         """Let go of it."""
@@ -82,18 +87,19 @@ class Place(ABC):
             AbsentError: There is no such file.
             FetchError: It cannot be had, or is longer than `limit` bytes.
         """
-        pieces, count = [], 0
+        found, piece = bytearray(), memoryview(bytearray(1 << 16))
         opened = self.open()
         try:
-            while piece := opened.read(min(1 << 20, limit + 1 - count)):
-                pieces.append(piece)
-                count += len(piece)
-                if count > limit:
+            while count := opened.readinto(piece):
+                found += piece[:count]
+                if len(found) > limit:
                     message = f"{self.shown} is longer than {limit} bytes"
                     raise FetchError(message)
+        except OSError as error:
+            raise unreadable(self.shown, error) from error
         finally:
             opened.close()
-        return b"".join(pieces)
+        return bytes(found)
 
 
 class LocalPlace(Place):
@@ -121,7 +127,7 @@ class LocalPlace(Place):
         try:
             return set(os.listdir(self.path))
         except OSError as error:
-            raise _unreadable(self.shown, error) from error
+            raise unreadable(self.shown, error) from error
 
     def open(self, start: int = 0, stop: int | None = None) -> Opened:
         """The file, which must be a plain one."""
@@ -129,10 +135,11 @@ class LocalPlace(Place):
             descriptor = open_plain(self.path)
             os.lseek(descriptor, start, os.SEEK_SET)
         except OSError as error:
-            raise _unreadable(self.shown, error) from error
+            raise unreadable(self.shown, error) from error
         return os.fdopen(descriptor, "rb", buffering=0)
 
 
-def _unreadable(name: str, error: OSError) -> FetchError:
+def unreadable(name: str, error: OSError) -> FetchError:
+    """What the system says of a file, as the error of a place."""
     message = f"{name} cannot be read: {describe_os_error(error) if error.errno else error}"
     return AbsentError(message) if isinstance(error, (FileNotFoundError, NotADirectoryError)) else FetchError(message)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from datamodules.sources.tars.fetch import FetchError
-from datamodules.streaming.places import Opened, Place
+from datamodules.streaming.places import Opened, Place, unreadable
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +40,15 @@ class RangeReader:
         self._opened: Opened | None = None
         self._position = 0
 
-    def read(self, start: int, size: int) -> bytes:
+    def read(self, start: int, size: int) -> bytearray:
         """Exactly so many bytes from a position on.
 
         Raises:
             FetchError: They cannot be had, after several tries where another one may help.
         """
-        return tried(lambda: self._attempt(start, size))
+        found = bytearray(size)
+        tried(lambda: self._attempt(start, memoryview(found)))
+        return found
 
     def close(self) -> None:
         """Let go of the file; reading on opens it again."""
@@ -54,35 +56,35 @@ class RangeReader:
             self._opened.close()
             self._opened = None
 
-    def _attempt(self, start: int, size: int) -> bytes:
+    def _attempt(self, start: int, buffer: memoryview) -> None:
         try:
-            return self._read(start, size)
+            self._read(start, buffer)
+        except OSError as error:
+            self.close()
+            raise unreadable(self._place.shown, error) from error
         except FetchError:
             self.close()
             raise
 
-    def _read(self, start: int, size: int) -> bytes:
+    def _read(self, start: int, buffer: memoryview) -> None:
         if self._opened is None or not 0 <= start - self._position <= self._gap:
             self.close()
-            self._opened = self._place.open(start, max(self._stop, start + size))
+            self._opened = self._place.open(start, max(self._stop, start + len(buffer)))
             self._position = start
         until = time.monotonic() + PATIENCE
-        if start > self._position:
-            self._take(self._opened, start - self._position, until)
-        return self._take(self._opened, size, until)
+        while (between := start - self._position) > 0:
+            self._fill(self._opened, memoryview(bytearray(min(between, _PIECE))), until)
+        self._fill(self._opened, buffer, until)
 
-    def _take(self, opened: Opened, size: int, until: float) -> bytes:
-        pieces, left = [], size
-        while left:
-            piece = opened.read(min(left, _PIECE))
-            self._position += len(piece)
-            left -= len(piece)
-            pieces.append(piece)
-            if not piece or time.monotonic() > until:
-                what = "took too long" if piece else "ended too early"
+    def _fill(self, opened: Opened, buffer: memoryview, until: float) -> None:
+        while len(buffer):
+            count = opened.readinto(buffer[:_PIECE])
+            if not count or time.monotonic() > until:
+                what = "took too long" if count else "ended too early"
                 message = f"the transfer of {self._place.shown} {what}, at byte {self._position}"
                 raise FetchError(message, again=True)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self._position += count
+            buffer = buffer[count:]
 
 
 def tried(ask: Callable[[], Found]) -> Found:

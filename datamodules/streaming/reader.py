@@ -88,8 +88,8 @@ class StreamReader(IndexedReader):
             ShardError: It cannot be had after several tries, or is another one than the index says.
         """
         try:
-            member = ranges.read(row.offset - BLOCK, BLOCK + row.size)
-            return checked_features(member[:BLOCK], bytearray(memoryview(member)[BLOCK:]), row, self._sizes[number])
+            header, content = ranges.read(row.offset - BLOCK, BLOCK), ranges.read(row.offset, row.size)
+            return checked_features(header, content, row, self._sizes[number])
         except (FetchError, ValueError) as error:
             raise self._unusable(number, error) from error
 

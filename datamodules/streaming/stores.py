@@ -77,12 +77,14 @@ class _StoreFile:
         self._place = place
         self._file = file
 
-    def read(self, size: int, /) -> bytes:
-        """At most so many bytes; none at the end."""
+    def readinto(self, buffer: memoryview, /) -> int:
+        """As of any `Opened`."""
         try:
-            return bytes(self._file.read(size))
+            found = self._file.read(len(buffer))
         except Exception as error:
             raise self._place._failed(error) from error
+        buffer[: len(found)] = found
+        return len(found)
 
     def close(self) -> None:
         """Let go of it."""

@@ -169,8 +169,9 @@ class HttpPlace(Place):
 
 
 def _pass_over(body: Opened, count: int) -> None:
-    while count > 0 and (piece := body.read(min(count, 1 << 20))):
-        count -= len(piece)
+    forgotten = memoryview(bytearray(1 << 20))
+    while count > 0 and (passed := body.readinto(forgotten[:count])):
+        count -= passed
 
 
 class _Body:
@@ -184,8 +185,8 @@ class _Body:
         length = response.headers.get("content-length", "")
         self._left = int(length) if length.isascii() and length.isdecimal() else -1
 
-    def read(self, size: int, /) -> bytes:
-        """At most so many bytes; none at the end.
+    def readinto(self, buffer: memoryview, /) -> int:
+        """As of any `Opened`.
 
         Raises:
             FetchError: The transfer breaks.
@@ -199,15 +200,16 @@ class _Body:
                 message = f"the transfer of {self._name} broke off ({type(error).__name__}: {str(error)[:200]})"
                 raise FetchError(message, again=True) from error
             self._left -= len(self._buffer)
-        taken, self._buffer = self._buffer[:size], self._buffer[size:]
-        return bytes(taken)
+        count = min(len(buffer), len(self._buffer))
+        buffer[:count], self._buffer = self._buffer[:count], self._buffer[count:]
+        return count
 
     def close(self) -> None:
         """Let go of it; a body that was read to its end leaves its connection for the next request."""
         if self._left == 0:
             self._buffer = memoryview(b"")
             with contextlib.suppress(FetchError):
-                self.read(1)  # the mark of its end
+                self.readinto(memoryview(bytearray(1)))  # the mark of its end
         self._response.close()
 
 

@@ -146,11 +146,13 @@ def measure(images: int, steps: int, rounds: int) -> list[Row]:
         {"one": lambda: loop.one_by_one(pixels, prompts), "batch": lambda: loop.batch(pixels, prompts), "ours": extract}, rounds
     )
     between = mine.largest(single)
-    told = {"ours": mine.distance(exact), "against": single.distance(exact)}
-    words = (
-        f"latents {between[0]:.1e}, pictures {between[1]:.1e}, stored features {levels} levels of 255; root mean square from float64: ours "
-        f"{told['ours'][0]:.1e} and {told['ours'][1]:.1e}, theirs {told['against'][0]:.1e} and {told['against'][1]:.1e}"
-    )
+    told = {
+        "ours": mine.distance(exact),
+        "one at a time": single.distance(exact),
+        "in a batch": loop.batch(pixels, prompts).distance(exact),
+    }
+    apart = "; ".join(f"{way} {latents:.1e} and {pictures:.1e}" for way, (latents, pictures) in told.items())
+    words = f"latents {between[0]:.1e}, pictures {between[1]:.1e}, stored features {levels} levels of 255; root mean square from float64: {apart}"
     what = f"invert and reconstruct {images} images of {pixels.shape[-1]} pixels, {steps} + {steps} steps"
     numbers = {"largest": between, "levels": levels, "from_float64": told}
     return [

@@ -151,8 +151,9 @@ def measure(images: int, steps: int, rounds: int) -> list[Row]:
         "one at a time": single.distance(exact),
         "in a batch": loop.batch(pixels, prompts).distance(exact),
     }
-    apart = "; ".join(f"{way} {latents:.1e} and {pictures:.1e}" for way, (latents, pictures) in told.items())
-    words = f"latents {between[0]:.1e}, pictures {between[1]:.1e}, stored features {levels} levels of 255; root mean square from float64: {apart}"
+    distances = "; ".join(f"{way} {latents:.1e} and {pictures:.1e}" for way, (latents, pictures) in told.items())
+    words = f"latents {between[0]:.1e}, pictures {between[1]:.1e}, stored features {levels} levels of 255; "
+    words += f"root mean square from float64: {distances}"
     what = f"invert and reconstruct {images} images of {pixels.shape[-1]} pixels, {steps} + {steps} steps"
     numbers = {"largest": between, "levels": levels, "from_float64": told}
     return [

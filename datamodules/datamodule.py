@@ -52,8 +52,9 @@ class FeatureDataModule(pl.LightningDataModule):
         batch_size: Samples a training or evaluation batch, on each process.
         num_workers: Processes that read cached features; reading is quick, so none are needed for small features.
         extract_batch_size: Images an extraction batch; by default 64 on a GPU, else 16. Where memory is too small it is halved.
-        extract_workers: Processes that decode images during extraction, on each rank; by default up to 8, as many as there
-            are cores for; none for a handful of images, and none on a processor whose every core runs a rank of its own.
+        extract_workers: Processes that decode images during extraction, on each rank; by default up to 8 beside a GPU, two on a
+            processor with a core to spare, none for a handful of images. On a processor they give way to the network, and to whatever
+            else runs there.
         val_fraction: Share of the groups for validation, where the source gives no splits.
         test_fraction: Share of the groups for the test.
         split_seed: Seed of the split and of `limit`.
@@ -262,10 +263,10 @@ class FeatureDataModule(pl.LightningDataModule):
         """Forget what was read of the cache: another process may have added to it."""
         self._reader = self._described = self._training = None
 
-    def extraction_loader(self, missing: list[Record], ranks: int = 1) -> DataLoader[Any]:
-        """Loader of the images that have no features yet, for so many ranks."""
+    def extraction_loader(self, missing: list[Record], ranks: int = 1, nodes: int = 1) -> DataLoader[Any]:
+        """Loader of the images that have no features yet, for so many ranks on so many machines."""
         self.look_again()
-        return extraction_loader(missing, self.cache, self.extract_batch_size, self.extract_workers, ranks)
+        return extraction_loader(missing, self.cache, self.extract_batch_size, self.extract_workers, ranks, nodes)
 
     def shard_writing(self, share: Share = WHOLE) -> ShardWriting:
         """The callback that writes extracted features to the cache, as one of several independent jobs."""

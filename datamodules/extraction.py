@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 BATCH, BATCH_ON_GPU = 16, 64  # images an extraction batch, unless it is told otherwise; where memory is too small it is halved
 FEW = 256  # images for which no process is worth starting
 MOST_DECODERS = 8  # decode some thousand images a second
+DECODERS_BESIDE_A_NETWORK = 2  # decode some 300 images a second, and what they hold fits into a container's shared memory
+NICENESS = 10  # of these: a tenth of the processor where the network wants all of it
 
 
 class ExtractionModule(pl.LightningModule):
@@ -228,7 +230,7 @@ def check_captions(records: Sequence[Record], extractor: Extractor) -> None:
 
 
 def extraction_loader(
-    records: Sequence[Record], cache: FeatureCache, batch_size: int | None, workers: int | None, ranks: int = 1
+    records: Sequence[Record], cache: FeatureCache, batch_size: int | None, workers: int | None, ranks: int = 1, nodes: int = 1
 ) -> DataLoader[Any]:
     """Loader of the images that have no features yet.
 
@@ -238,19 +240,20 @@ def extraction_loader(
         batch_size: Images a batch; as many as usually pay on this hardware where None.
         workers: Processes that decode; as many as this machine has room for where None.
         ranks: Processes that share the images.
+        nodes: Machines that they run on, as many on each.
     """
     dataset = ImageDataset(records, cache.extractor, cache.settings["perturbation"], ranks)
     on_gpu = torch.cuda.is_available()
     size = batch_size or (BATCH_ON_GPU if on_gpu else BATCH)
-    workers = decoders(len(dataset) // ranks, ranks) if workers is None else workers
+    workers = decoders(len(dataset) // ranks, max(1, ranks // nodes)) if workers is None else workers
     first = None if on_gpu else _give_way
     return DataLoader(dataset, batch_size=size, num_workers=workers, collate_fn=collate, pin_memory=on_gpu, worker_init_fn=first)
 
 
 def _give_way(_: int) -> None:
-    """Of a process that decodes: take the processor only where the network lets it, which then loses nothing to decoding."""
+    """Of a process that decodes: let the network have the processor first, which loses little to decoding then."""
     if hasattr(os, "nice"):
-        os.nice(19)
+        os.nice(NICENESS)
 
 
 def decoders(images: int, ranks: int = 1) -> int:
@@ -265,5 +268,5 @@ def decoders(images: int, ranks: int = 1) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if torch.cuda.is_available():
         return max(1, min(MOST_DECODERS, cores // max(1, torch.cuda.device_count()) - 1))
-    # Without a GPU the network has every core, and decoders what it leaves: as many, for the time in which it waits for them.
-    return min(MOST_DECODERS, cores // ranks) if cores > ranks else 0
+    # Without a GPU the network has every core, and decoders what it leaves, mostly while it waits for them.
+    return min(DECODERS_BESIDE_A_NETWORK, cores // ranks) if cores > ranks else 0

@@ -77,7 +77,7 @@ def extract_missing(data: FeatureDataModule, hardware: dict[str, Any], share: Sh
         for line in differences(data.cache, Path(data.cache_dir)):
             log.info("%s", line)
     trainer = _bare_trainer(hardware, [data.shard_writing(share)])
-    loader = data.extraction_loader(missing, trainer.world_size)
+    loader = data.extraction_loader(missing, trainer.world_size, trainer.num_nodes)
     with _told_to_ranks(data, missing):
         trainer.predict(ExtractionModule(data.extractor), dataloaders=loader, return_predictions=False)
     return len(missing)

@@ -110,7 +110,12 @@ class IndexedReader(ABC):
         """
 
     def layout(self, key: str, caption: str = "") -> Layout | None:
-        """What a sample's bytes look like, if `read_into` can read it."""
+        """What a sample's bytes look like, if `read_into` can read it.
+
+        Raises:
+            KeyError: If the sample is not there.
+            ShardError: If its shard cannot be opened.
+        """
         return None
 
     def read_into(self, key: str, caption: str, layout: Layout, parts: Sequence[memoryview]) -> bool:
@@ -124,6 +129,10 @@ class IndexedReader(ABC):
 
         Returns:
             Whether it looks like that and is what was written; else `read` tells what is wrong.
+
+        Raises:
+            KeyError: If the sample is not there.
+            ShardError: If its shard cannot be opened.
         """
         return False
 
@@ -153,11 +162,12 @@ def read_batch(samples: Sequence[Located], names: Sequence[str] | None = None) -
     """
     reader, key, caption = samples[0]
     layout = reader.layout(key, caption)
-    batch = None if layout is None else _read_alike(samples, names, layout)
-    if batch is not None:
-        return batch
-    arrays = [reader.read(key, caption) for reader, key, caption in samples]
-    return {name: together([each[name] for each in arrays]) for name in names or arrays[0]}
+    batch, alike = ({}, 0) if layout is None else _read_alike(samples, names, layout)
+    if alike == len(samples):
+        return dict(batch)
+    others = [reader.read(key, caption) for reader, key, caption in samples[alike:]]
+    wanted = names or batch or others[0]
+    return {name: together([*(batch[name][:alike] if alike else ()), *(each[name] for each in others)]) for name in wanted}
 
 
 def together(arrays: list[NDArray[Any]]) -> NDArray[Any] | list[NDArray[Any]]:
@@ -165,15 +175,16 @@ def together(arrays: list[NDArray[Any]]) -> NDArray[Any] | list[NDArray[Any]]:
     return np.stack(arrays) if len({array.shape for array in arrays}) == 1 else arrays
 
 
-def _read_alike(samples: Sequence[Located], names: Sequence[str] | None, layout: Layout) -> Features | None:
+def _read_alike(samples: Sequence[Located], names: Sequence[str] | None, layout: Layout) -> tuple[Arrays, int]:
+    """Arrays of a batch, and how many of its samples stand in them: all before the first that does not have that layout."""
     known = {name: (shape, dtype) for name, (dtype, _, _), shape in layout.places}
     batch = {name: np.empty((len(samples), *known[name][0]), known[name][1]) for name in names or known}
     left_out = {name: np.empty(shape, dtype) for name, (shape, dtype) in known.items() if name not in batch}
     for i, (reader, key, caption) in enumerate(samples):
         parts = [(left_out[name] if name in left_out else batch[name][i, ...]).data for name in known]
         if not reader.read_into(key, caption, layout, parts):
-            return None
-    return dict(batch)
+            return batch, i
+    return batch, len(samples)
 
 
 class ShardReader(IndexedReader):

@@ -21,7 +21,7 @@ class Opened(Protocol):
     """A file that is read forward."""
 
     def readinto(self, buffer: memoryview, /) -> int | None:
-        """Fill the beginning of a buffer, and give the number of bytes: 0 at the end alone.
+        """Fill the beginning of a buffer, and give the number of bytes: 0 at the end alone, None where there are none yet.
 
         Raises:
             FetchError: They cannot be had.
@@ -90,8 +90,8 @@ class Place(ABC):
         found, piece = bytearray(), memoryview(bytearray(1 << 16))
         opened = self.open()
         try:
-            while count := opened.readinto(piece):
-                found += piece[:count]
+            while (count := opened.readinto(piece)) != 0:
+                found += piece[: count or 0]
                 if len(found) > limit:
                     message = f"{self.shown} is longer than {limit} bytes"
                     raise FetchError(message)

@@ -81,10 +81,10 @@ class _StoreFile:
         """As of any `Opened`."""
         try:
             found = self._file.read(len(buffer))
+            buffer[: len(found)] = found
+            return len(found)
         except Exception as error:
             raise self._place._failed(error) from error
-        buffer[: len(found)] = found
-        return len(found)
 
     def close(self) -> None:
         """Let go of it."""

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from modules.errors import ModelError
+from modules.networks.memory import channels_last
 
 Norm = Literal["batch", "instance"]
 NORMS: dict[str, Callable[..., nn.Module]] = {"batch": nn.BatchNorm2d, "instance": partial(nn.InstanceNorm2d, affine=True)}
@@ -41,8 +41,8 @@ def build_backbone(name: str, in_channels: int, outputs: int = 1, pretrained: bo
     except OSError as error:
         msg = f"the ImageNet weights of {name!r} cannot be had ({error}); set model.pretrained to false to start without"
         raise ModelError(msg) from error
-    # As tensor cores want convolutions, and no slower on a CPU. Instance normalisation would copy every activation to the other order.
-    return network.to(memory_format=torch.channels_last) if norm == "batch" else network
+    # Instance normalisation would copy every activation to the other order.
+    return channels_last(network) if norm == "batch" else network
 
 
 def _timm(name: str, in_channels: int, outputs: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:

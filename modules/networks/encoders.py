@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from modules.errors import ModelError, first_line
 from modules.networks.encoder_names import EncoderName, one_of, parse_name
+from modules.networks.memory import channels_last
 from modules.networks.torchvision_encoders import resize_positions, torchvision_network, torchvision_preprocessing
 
 log = logging.getLogger(__name__)
@@ -46,8 +47,7 @@ class ImageEncoder(nn.Module):
         self.register_buffer("shift", torch.tensor(self.mean)[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor(self.std)[:, None, None], persistent=False)
         self.requires_grad_(False).eval()
-        self.network = folded(self.network, size)
-        self.network.to(memory_format=torch.channels_last)  # convolutions are quicker so: ResNet18 1.4 times on a CPU core
+        self.network = channels_last(folded(self.network, size))  # ResNet18 is 1.4 times as quick so on a CPU core
         with torch.no_grad():
             self.dimension = self(torch.zeros(1, 3, size, size)).shape[1]
 

@@ -93,6 +93,21 @@ def test_pictures_of_several_sizes_are_a_list(tmp_path):
                 np.testing.assert_array_equal(array, sample(i, sizes[i])["image"])
 
 
+def test_what_was_read_before_the_first_of_another_size_is_not_read_again(tmp_path, scattered, monkeypatch):
+    reader = written(tmp_path, {i: sample(i, 6 if i == 2 else 8) for i in range(4)})
+    reader.read(f"{0:032x}")
+    alone = []
+    read = ShardReader.read
+    monkeypatch.setattr(ShardReader, "read", lambda *told: alone.append(told[1]) or read(*told))
+    batch = read_batch(located(reader, range(4)), ["latent", "image"])
+    assert list(batch) == ["latent", "image"]
+    for name in batch:
+        for i, array in enumerate(batch[name]):
+            np.testing.assert_array_equal(array, sample(i, 6 if i == 2 else 8)[name], strict=True)
+    assert scattered == [True, True, False]
+    assert alone == [f"{2:032x}", f"{3:032x}"]
+
+
 def test_as_many_bytes_in_another_shape(tmp_path):
     shapes = [(2, 8), (8, 2), (2, 8)]
     reader = written(tmp_path, {i: {"x": np.arange(16).reshape(shape)} for i, shape in enumerate(shapes)})

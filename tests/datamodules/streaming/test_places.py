@@ -179,6 +179,19 @@ def test_a_stores_errors_are_tried_again_and_told(store, tmp_path, monkeypatch):
         list(data.train_dataloader())
 
 
+@pytest.mark.parametrize("answer", [None, "text", b"more than was asked for" * 100_000])
+def test_a_store_that_answers_something_else(store, tmp_path, monkeypatch, answer):
+    class Strange(io.BytesIO):
+        def read(self, size=-1):
+            return answer
+
+    data = served.module(COUNT, tmp_path / "local", "s3://bucket/cache/")
+    data.missing()
+    monkeypatch.setattr(type(store), "_open", lambda *_, **__: Strange())
+    with pytest.raises(ShardError, match=r"s3://bucket/cache/.*cannot be read \((Type|Value)Error"):
+        list(data.train_dataloader())
+
+
 @pytest.mark.parametrize(("scheme", "package"), sorted(STORES.items()))
 def test_a_store_whose_package_is_not_installed(monkeypatch, scheme, package):
     def absent(url):

@@ -25,6 +25,12 @@ def test_instance_norm(name):
     assert nn.BatchNorm2d not in kinds
 
 
+def test_a_network_whose_weights_have_five_dimensions():
+    network = build_backbone("lambda_resnet26t", 9, pretrained=False)
+    assert {parameter.ndim for parameter in network.parameters()} >= {4, 5}
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in network.parameters() if weight.ndim == 4)
+
+
 @pytest.mark.parametrize(("norm", "first"), [("batch", True), ("instance", False)])
 def test_channels_last_where_every_layer_keeps_it(norm, first):
     network = build_backbone("resnet18", 9, pretrained=False, norm=norm)

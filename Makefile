@@ -11,9 +11,9 @@ CHECKED := modules datamodules evaluation workflow assets benchmarks *.py
 quickstart: .venv/installed
 	$(BIN)/python train.py --config configs/quickstart.yaml
 
-# A file's tests stay together, for what they share. tests/conftest.py says how many processes there are, and what comes first.
+# A process a core, at most four: each holds torch. A file's tests stay together, for what they share; tests/conftest.py says which come first.
 test: .venv/installed
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks

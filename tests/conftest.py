@@ -17,15 +17,6 @@ LOCAL = ("127.", "::1", "localhost", "0.0.0.0")
 LONG = ("launchers", "train", "resume", "evaluate", "processes", "zero_shot", "conditions", "shares", "extract", "adapt", "predict")
 
 
-@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
-def pytest_xdist_auto_num_workers(config):
-    """A process a core, and one for the time that tests wait; at most four, since each holds torch. Its variable says others."""
-    if told := os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
-        return int(told)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(4, cores + 1)
-
-
 def pytest_collection_modifyitems(items):
     """Files that take long first, the others in their order."""
     rank = {f"test_{name}": number for number, name in enumerate(LONG)}

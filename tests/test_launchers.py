@@ -114,7 +114,7 @@ def test_extraction_killed_on_two_ranks_goes_on_with_one_and_three(folder, tmp_p
     assert process.wait(60) in (-number, 128 + number)
     first = samples(folder)
     assert 0 < len(first) < 40
-    second = start(folder, "--data.shard_samples=2", seconds=0.3, name="one")
+    second = start(folder, "--data.shard_samples=2", seconds=1, name="one")
     deadline = time.monotonic() + 120
     while len(samples(folder)) < len(first) + 4 and second.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -174,6 +174,7 @@ def test_keys_and_buttons_go_through_all_that_were_found(visit, known):
     page.keyboard.press("ArrowLeft")
     assert told(page)["image"] == walked[-2]
     page.keyboard.press("Escape")
+    page.wait_for_function("!location.hash.includes('image=')")  # the browser tells the page a moment later that it is closed
     page.keyboard.press("Home")
     page.keyboard.press("Enter")
     page.locator("#previous").click()  # to the page before

@@ -58,10 +58,8 @@ _COLOURS = ("fact_red", "fact_green", "fact_blue")
 _OF_PIXELS = frozenset({*_SIZE, *_COLOURS})
 _OF_FILES = _OF_PIXELS | {"fact_format", "fact_bytes", "fact_bits_per_pixel"}  # these every image has
 _MAY_LACK = {True: frozenset({"fact_high_frequency", "fact_jpeg_quality", "fact_chroma"}), False: frozenset({"fact_high_frequency"})}
+_LIMITS = {"fact_jpeg_quality": 100.0} | dict.fromkeys(_COLOURS, 255.0)
 _MOST = 1e15  # no number of an image is larger
-_SIZES = (1e-9, _MOST)
-_LIMITS = {"fact_jpeg_quality": (1e-9, 100.0), "fact_high_frequency": (0.0, _MOST)} | dict.fromkeys(_COLOURS, (0.0, 255.0))
-_LIMITS |= dict.fromkeys(("fact_format", "fact_chroma"), (1.0, 0.0))  # no number is one of these
 _CHROMA = re.compile(r"grey|4:4:4|4:2:2|4:2:0|[1-4]×[1-4]")
 _KEY = re.compile(rf"{CONTENT} [a-z0-9_.+]+")
 _LUMA = np.array([299, 587, 114], dtype=np.float32)  # thousandths, ITU-R 601: every value and difference is a whole number, and exact
@@ -331,13 +329,14 @@ def _with_shared_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _is_sound(name: str, value: object) -> bool:
-    kind = type(value)
-    if kind is float or kind is int:
-        lowest, highest = _LIMITS.get(name, _SIZES)
-        return lowest <= value <= highest  # type: ignore[operator]
-    return kind is str and (
-        value in FORMATS if name == "fact_format" else name == "fact_chroma" and _CHROMA.fullmatch(str(value)) is not None
-    )
+    if name == "fact_format":
+        return value in FORMATS
+    if name == "fact_chroma":
+        return isinstance(value, str) and _CHROMA.fullmatch(value) is not None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    lowest = 0 if name in _COLOURS or name == "fact_high_frequency" else 1e-9
+    return lowest <= value <= _LIMITS.get(name, _MOST)
 
 
 _FORM = Form(_KEY, _write, _read)

@@ -30,7 +30,7 @@ _SLICE = 64  # files a thread takes at once; also how much an interrupted run lo
 _PROGRESS_FROM = 2000  # files; below, the bar would only flicker
 _SETTLED_NS = 2_000_000_000  # coarsest time stamp of a common file system: within it a second change would not show
 _NAME_FROM = len("00000000 [")  # characters before the name in a line of the memo
-_LINE = re.compile(rb'\["[^\n]*", (\d{1,19}), (-?\d{1,19}), "([0-9a-f]{64})"\]')
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -204,8 +204,11 @@ def _name_part(line: bytes) -> bytes:
 
 def _read_line(line: bytes) -> tuple[_Stamp, str] | None:
     """Stamp and digest of a line, none of one that is cut or damaged: its file is hashed again."""
-    found = _LINE.fullmatch(payload_of(line) or b"")  # a third of the time that parsing its JSON takes
-    return (_Stamp(int(found[1]), int(found[2])), found[3].decode()) if found else None
+    try:
+        _, size, mtime_ns, digest = json.loads(payload_of(line) or b"")
+        return (_Stamp(size, mtime_ns), digest) if _DIGEST.fullmatch(digest) else None
+    except (ValueError, TypeError, RecursionError):
+        return None
 
 
 def _recall(name: str, known: tuple[_Stamp, str] | None) -> FileHash | None:

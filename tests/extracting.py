@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from datamodules.shards import ShardReader
+from datamodules.shards.index import index_path, read_index, shards_of
 
 # Slow enough to be stopped in the middle, cheap enough to start: no diffusion model.
 SLOW_EXTRACTOR = """
@@ -103,6 +105,12 @@ def workers(folder, process, batches):
 def reader(folder):
     [found] = folder.glob("cache/slow-*/*")
     return ShardReader(found)
+
+
+def samples(folder):
+    """How often each key stands in the indexes of the cache."""
+    shards = shards_of(reader(folder).folder)  # the reader has written indexes that a killed writer did not come to
+    return Counter(row.key for shard in shards if index_path(shard).exists() for row in read_index(shard).rows)  # a living one is about to
 
 
 def is_running(process):

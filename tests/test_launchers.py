@@ -7,14 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 
 import numpy as np
 import pytest
 
-from datamodules.shards.index import read_index, shards_of
+from datamodules.shards.index import shards_of
 from tests.commands import options as training_options
-from tests.extracting import TWO, environment, make_folder, reader, start, workers
+from tests.extracting import TWO, environment, make_folder, reader, samples, start, workers
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 THREE = ("--trainer.devices=3", "--trainer.strategy=ddp")
@@ -33,11 +32,6 @@ if os.environ.get("RANK") == "1":
 @pytest.fixture
 def folder(tmp_path):
     return make_folder(tmp_path)
-
-
-def samples(folder):
-    """How often each key stands in the indexes of the cache."""
-    return Counter(row.key for shard in shards_of(reader(folder).folder) for row in read_index(shard).rows)
 
 
 def features(folder):

@@ -1,14 +1,13 @@
 """Extraction split over independent jobs that share a directory, as the real command."""
 
 import json
-from collections import Counter
 
 import pytest
 
 import extract
 from datamodules.datamodule import FeatureDataModule
-from datamodules.shards.index import read_index, shards_of
-from tests.extracting import make_folder, options, reader, start
+from datamodules.shards.index import shards_of
+from tests.extracting import make_folder, options, reader, samples, start
 
 NO_LOCKS = """
 import errno, fcntl, os
@@ -23,11 +22,6 @@ fcntl.flock = refuse
 @pytest.fixture
 def folder(tmp_path):
     return make_folder(tmp_path)
-
-
-def samples(folder):
-    """How often each key stands in the indexes of the cache."""
-    return Counter(row.key for shard in shards_of(reader(folder).folder) for row in read_index(shard).rows)
 
 
 def manifest(folder):

@@ -84,8 +84,7 @@ class ManifestSource(Source):
             yield self._record(row, f"{file}, {where}", folder)
 
     def _record(self, row: Row, where: str, folder: "_Folder") -> Record:
-        texts: dict[str, str | None] = dict.fromkeys(("path", *TEXTS))
-        texts |= {column: _text(cell, column, where) for column, cell in row.items() if column in texts}
+        texts = {column: _text(row.get(column), column, where) for column in ("path", *TEXTS)}
         texts |= {column: _shared(texts[column]) for column in SHARED}
         label = _label(row.get("label"), where)
         if texts["path"] is None:

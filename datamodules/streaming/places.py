@@ -91,7 +91,10 @@ class Place(ABC):
         opened = self.open()
         try:
             while (count := opened.readinto(piece)) != 0:
-                found += piece[: count or 0]
+                if count is None:
+                    message = f"{self.shown} ended too early, at byte {len(found)}"
+                    raise FetchError(message, again=True)
+                found += piece[:count]
                 if len(found) > limit:
                     message = f"{self.shown} is longer than {limit} bytes"
                     raise FetchError(message)

@@ -46,7 +46,7 @@ def test_the_ratio_is_the_median_of_the_rounds_ratios():
     assert table([row, slower]).splitlines()[2].startswith("| reading | 5 samples/s (2.5 to 10) | theirs: ")
 
 
-def test_inversion_is_that_of_diffusers_and_no_further_from_float64(command):
+def test_inversion_is_that_of_diffusers_and_not_twice_as_far_from_float64(command):
     first, _ = command(inversion, "--images", "3", "--steps", "4")
     assert max(first["largest"]) < 1e-3
     assert first["levels"] <= 1

@@ -15,6 +15,7 @@ from datamodules.shards import ShardError
 from datamodules.sources.tars.fetch import FetchError
 from datamodules.streaming import StreamOptions
 from datamodules.streaming.find import place_of
+from datamodules.streaming.places import LocalPlace
 from datamodules.streaming.stores import STORES
 from tests.datamodules.streaming import served
 from tests.datamodules.streaming.conftest import COUNT
@@ -177,6 +178,23 @@ def test_a_stores_errors_are_tried_again_and_told(store, tmp_path, monkeypatch):
     monkeypatch.setattr(type(store), "_open", lambda *_, **__: (_ for _ in ()).throw(PermissionError("forbidden")))
     with pytest.raises(ShardError, match=r"s3://bucket/cache/.*forbidden"):
         list(data.train_dataloader())
+
+
+def test_a_file_that_has_nothing_to_give_yet_has_not_ended(tmp_path):
+    """A raw file of the system says None then, which is no end: an index would be cut in silence."""
+
+    class Waiting(io.BytesIO):
+        def readinto(self, buffer):
+            return super().readinto(buffer[:2]) or None
+
+    class Slow(LocalPlace):
+        def open(self, start=0, stop=None):
+            return Waiting(self.path.read_bytes())
+
+    (tmp_path / "index").write_bytes(b"four")
+    with pytest.raises(FetchError, match="ended too early, at byte 4"):
+        Slow(tmp_path / "index").content(100)
+    assert LocalPlace(tmp_path / "index").content(4) == b"four"
 
 
 @pytest.mark.parametrize("answer", [None, "text", b"more than was asked for" * 100_000])

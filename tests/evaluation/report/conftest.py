@@ -11,6 +11,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 MISSING = "tests of report.html need Chromium: apt-get install chromium, or name one in UNDERTOW_CHROMIUM"
 QUIET = ["gpu", "quic", "background-networking", "component-update", "sync"]
 SWITCHES = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in QUIET)]
+PATIENCE = 60_000  # milliseconds, on a machine that does other things too
 
 
 @pytest.fixture(scope="session")
@@ -32,8 +33,9 @@ def chromium():
     path = os.environ.get("UNDERTOW_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         (pytest.fail if os.environ.get("CI", "").lower() in {"true", "1"} else pytest.skip)(MISSING)
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=path, args=SWITCHES)
         yield browser
@@ -47,7 +49,7 @@ def visit(chromium, report):
 
     def opened(fragment="", path=report, **options):
         context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
-        context.set_default_timeout(60_000)
+        context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page = context.new_page()
         address = path.as_uri()

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
 from datamodules.batches import BatchExtraction, Extracted, ExtractionBatch, ImageDataset, check_wanted, collate
@@ -182,9 +183,10 @@ class ShardWriting(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Keep the batches that were complete. No rank waits for another here, but the main process for those that it started."""
         if self.writer is not None:
-            with contextlib.suppress(Exception):  # it is the exception that ends this, or would hide that one
-                self.behind.finish()
-            self.writer.finish()
+            with contextlib.suppress(SIGTERMException), self.stop.held():  # what has come, or comes now, is told below
+                with contextlib.suppress(Exception):  # it is the exception that ends this, or would hide that one
+                    self.behind.finish()
+                self.writer.finish()
         if self.stop.received is None:
             return
         wait_for_children()

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,12 +90,12 @@ def start(folder, *more, seconds=0.0, name="std", launcher=(sys.executable,), **
     )
 
 
-def workers(folder, process, batches):
-    """Wait until so many batches have been begun; gives the ids of the processes that did."""
+def workers(folder, process, batches, count=1):
+    """Wait until so many batches have been begun, by so many processes; gives the ids of the processes that did."""
     deadline = time.monotonic() + 240  # a loaded machine takes more than a minute to import torch twice
     while time.monotonic() < deadline and process.poll() is None:
         begun = [int(found) for found in re.findall(r"pid (\d+)\n", (folder / "stderr").read_text())]
-        if len(begun) >= batches:
+        if len(begun) >= batches and len(set(begun)) >= count:
             return set(begun)
         time.sleep(0.05)
     pytest.fail(f"no extraction: {(folder / 'stderr').read_text()[-2000:]}")
@@ -113,8 +112,6 @@ def samples(folder):
     return Counter(row.key for shard in shards if index_path(shard).exists() for row in read_index(shard).rows)  # a living one is about to
 
 
-def is_running(process):
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+def shards_by_rank(folder):
+    """How many finished shards each process has written."""
+    return Counter(path.name[:10] for path in folder.glob("cache/slow-*/*/shard-*.index.json"))

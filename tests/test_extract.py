@@ -2,8 +2,6 @@
 
 import os
 import signal
-import time
-from collections import Counter
 
 import pytest
 
@@ -11,7 +9,8 @@ import extract
 from datamodules.datamodule import FeatureDataModule
 from datamodules.errors import DataError
 from modules.detectors import fakeinversion
-from tests.extracting import TWO, is_running, make_folder, options, reader, start, workers
+from tests.extracting import TWO, make_folder, options, reader, shards_by_rank, start, workers
+from tests.watching import is_running, wait_until
 
 
 @pytest.fixture
@@ -66,7 +65,7 @@ def test_ctrl_c_keeps_what_is_complete(folder, monkeypatch, capsys):
     process = start(folder, "--data.extract_workers=1", seconds=0.3)
     workers(folder, process, 4)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(60) == 130
+    assert process.wait(200) == 130
     told = (folder / "stderr").read_text()
     assert "stopped by SIGINT" in told
     assert "Traceback" not in told
@@ -78,10 +77,10 @@ def test_ctrl_c_keeps_what_is_complete(folder, monkeypatch, capsys):
 
 def test_a_signal_stops_both_ranks(folder):
     process = start(folder, *TWO, seconds=0.5)
-    ranks = workers(folder, process, 8)
+    ranks = workers(folder, process, 8, count=2)
     assert len(ranks) == 2
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
+    assert process.wait(200) == 143
     assert not any(map(is_running, ranks))
     found = reader(folder)
     assert {path.name[:10] for path in found.folder.glob("shard-*.index.json")} == {"shard-0000", "shard-0001"}
@@ -93,14 +92,12 @@ def test_a_signal_stops_both_ranks(folder):
 @pytest.mark.parametrize("victim", ["main process", "child"])
 def test_row_34_when_a_rank_dies_the_others_end(folder, victim):
     process = start(folder, *TWO, "--data.shard_samples=2", seconds=2.0)
-    ranks = workers(folder, process, 6)
+    ranks = workers(folder, process, 6, count=2)
     [child] = ranks - {process.pid}
+    wait_until(lambda: process.poll() is not None or sum(count >= 2 for count in shards_by_rank(folder).values()) == 2)
     os.kill(process.pid if victim == "main process" else child, signal.SIGKILL)
-    died = time.monotonic()
-    assert process.wait(60) != 0
-    while is_running(child) and time.monotonic() - died < 60:
-        time.sleep(0.1)
-    assert not is_running(child)
-    shards = Counter(path.name[:10] for path in reader(folder).folder.glob("shard-*.index.json"))
+    assert process.wait(200) != 0
+    wait_until(lambda: not is_running(child))
+    shards = shards_by_rank(folder)
     assert set(shards) == {"shard-0000", "shard-0001"}  # what both had written stays
     assert all(2 <= count < 10 for count in shards.values())  # nobody went on alone to the end of its share

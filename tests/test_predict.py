@@ -343,13 +343,13 @@ def test_the_command_in_a_pipe(checkpoint, images, tmp_path):
     shutil.copy(images / "0.png", tmp_path / "\x1b[2Jfine.png")
     (tmp_path / "\x1b[2Jbad.png").touch()
     command = [sys.executable, "predict.py", f"--checkpoint={checkpoint}", "--accelerator=cpu", "--cache_dir=none", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 3, done.stderr
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [Path(row["path"]).name for row in rows] == [r"\x1b[2Jbad.png", r"\x1b[2Jfine.png"]
     assert "\x1b" not in done.stdout + done.stderr
     assert f"The file is empty. ({tmp_path}/\\x1b[2Jbad.png)" in done.stderr
-    done = subprocess.run([*command[:-1], str(tmp_path / "\x1b[2Jgone")], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command[:-1], str(tmp_path / "\x1b[2Jgone")], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[-1].startswith("error: no image found (")
     assert "\x1b" not in done.stderr

@@ -4,14 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from datamodules.loading import ResumableSampler, TrainingLoader
 from tests.commands import options
+from tests.watching import is_running, wait_until
 from workflow.callbacks import is_complete
 
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
@@ -62,47 +61,33 @@ def children(process):
     return [int(row[0]) for row in rows if int(row[1]) == process and not row[2].startswith("Z") and "train.py" in row[3]]
 
 
-def alive(process):
-    try:
-        return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-
-
-def wait(condition, seconds):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return condition()
-
-
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(800)
 @pytest.mark.parametrize("victim", ["launcher", "child"])
 def test_row_34_a_dead_rank_ends_the_others(place, first, victim):
     command = options(place, f"dead-{victim}", *TWO, "--trainer.max_epochs=10000", "--data.batch_size=8")
     with subprocess.Popen([sys.executable, "train.py", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             folder = place / "runs" / f"dead-{victim}"
-            assert wait((folder / "checkpoints" / "previous.ckpt").exists, 200)
+            wait_until((folder / "checkpoints" / "previous.ckpt").exists)
             [child] = children(process.pid)
             os.kill({"launcher": process.pid, "child": child}[victim], signal.SIGKILL)
-            assert wait(lambda: process.poll() is not None and not alive(child), 60)
+            wait_until(lambda: process.poll() is not None and not is_running(child))
             assert process.returncode != 0
             assert is_complete(folder / "checkpoints" / "last.ckpt") or is_complete(folder / "checkpoints" / "previous.ckpt")
         finally:
             process.kill()
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(800)
 def test_two_processes_stop_at_the_same_step_and_go_on(place, first):
     """SIGTERM to the launcher alone, as a cluster sends it: both ranks stop after the same batch, and both go on after it."""
     command = options(place, "stopped", *TWO, "--trainer.max_epochs=10000", "--data.batch_size=8")
     log = place / "runs" / "stopped" / "log.csv"
     with subprocess.Popen([sys.executable, "train.py", *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         try:
-            assert wait(lambda: log.exists() and len(log.read_text().splitlines()) > 5, 200)
+            wait_until(lambda: log.exists() and len(log.read_text().splitlines()) > 5)
             process.send_signal(signal.SIGTERM)
-            _, said = process.communicate(timeout=60)
+            _, said = process.communicate(timeout=200)
         finally:
             process.kill()
     assert process.returncode in (128 + signal.SIGTERM, -signal.SIGTERM)

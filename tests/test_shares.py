@@ -28,7 +28,6 @@ def manifest(folder):
     return json.loads((reader(folder).folder / "manifest.json").read_text())
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("locks", [True, False])
 def test_concurrent_jobs_fill_one_cache(folder, monkeypatch, locks):
     """Each image is extracted once, and the manifest counts all, on a file system without locks, too."""

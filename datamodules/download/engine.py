@@ -96,6 +96,8 @@ class Engine:
                 if not more and not self._running and not len(self._waiting):
                     return True
                 await self._pause(more, stopped)
+                if self._journal.is_due:  # beside the loop: a slow disk must not let transfers run into their deadline
+                    await asyncio.get_running_loop().run_in_executor(self._writers, self._journal.sync)
             return False
         finally:
             stopped.cancel()

@@ -43,7 +43,8 @@ class Known(NamedTuple):
 class Journal:
     """A row an address, appended when it is decided. Of an address with several rows the last one holds.
 
-    A row is in the hands of the system when `add` returns, so that killing the process loses none; it is on the disk a second later.
+    A row is in the hands of the system when `add` returns, so that killing the process loses none; it is on the disk when `sync` returns,
+    which is due every second.
     The index is a temporary database, made from the file whenever it is opened.
 
     Args:
@@ -80,11 +81,14 @@ class Journal:
         if os.write(self._file, line) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         self._remember(outcome, fresh=True)
-        if time.monotonic() - self._synced > _SYNC_S:
-            self.sync()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether rows should be brought to the disk again."""
+        return time.monotonic() - self._synced > _SYNC_S
 
     def sync(self) -> None:
-        """Wait until all rows are on the disk."""
+        """Wait until all rows are on the disk; another thread may add some meanwhile."""
         os.fsync(self._file)
         self._synced = time.monotonic()
 

@@ -207,14 +207,18 @@ class ShardReader(IndexedReader):
         self.folder = Path(folder)
         self._shards: list[Path] = []
         self._descriptors: dict[int, int] = {}
-        for shard in shards_of(self.folder):
-            if os.path.lexists(index_path(shard)) or (rebuild and shard.stat().st_size and rebuild_index(shard)):
-                self._add(shard)
+        try:
+            for shard in shards_of(self.folder):
+                if os.path.lexists(index_path(shard)) or (rebuild and shard.stat().st_size and rebuild_index(shard)):
+                    self._add(shard)
+        except FileNotFoundError as error:
+            message = f"shards of {self.folder} went away while they were read: another process repairs or removes it. Run again after it"
+            raise ShardError(message) from error
         self.own = len(self)
         for shard in (shard for other in others for shard in shards_of(other) if os.path.lexists(index_path(shard))):
             try:
                 self._add(shard, own=False)
-            except ShardError as error:
+            except (ShardError, FileNotFoundError) as error:
                 log.warning("not read: %s", error)
         self._samples.close()
         self._verified = bytearray(len(self._samples.size))

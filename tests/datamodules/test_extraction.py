@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import numpy as np
@@ -16,11 +18,11 @@ from datamodules.batches import ImageDataset
 from datamodules.datamodule import FeatureDataModule
 from datamodules.duplicates import PerceptualHashes, perceptual_hash
 from datamodules.errors import DataError
-from datamodules.extraction import ExtractionModule, check_captions, extraction_loader
+from datamodules.extraction import ExtractionModule, ShardWriting, check_captions, extraction_loader
 from datamodules.facts import Facts, facts_of_pixels
 from datamodules.perturbations import perturbation as named
 from datamodules.records import Record, seed_of
-from datamodules.shards import ShardError, ShardWriter
+from datamodules.shards import ShardError, ShardReader, ShardWriter
 from datamodules.sources import ManifestSource
 from modules.errors import UnusableImageError
 from modules.extractors import ImageExtractor
@@ -485,3 +487,21 @@ def test_decoders_let_the_network_have_the_processor_first(data_set, monkeypatch
     before = os.getpriority(os.PRIO_PROCESS, 0)
     assert [os.getpriority(os.PRIO_PROCESS, worker.pid) for worker in iterator._workers] == [min(19, before + expected)] * 2
     assert len([*batches, *iterator]) == len(loader)
+
+
+def test_a_signal_while_an_error_is_dealt_with_loses_no_shard(data_set, monkeypatch, caplog):
+    """SIGTERM comes while the last batches are written, as a cluster sends it after a failure."""
+    data = data_set()
+    writing = ShardWriting(data.cache, {}, [])
+    writing.writer = ShardWriter(data.cache.folder, max_samples=100)
+    writing.writer.add("0" * 32, {"mean": np.zeros(3)}, {})
+    monkeypatch.setattr(writing.behind, "finish", lambda: signal.raise_signal(signal.SIGTERM))
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    writing.stop.install([])
+    try:
+        writing.on_exception(SimpleNamespace(is_global_zero=True), None, ValueError())
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert len(ShardReader(data.cache.folder)) == 1
+    assert "stopped by SIGTERM: what was complete is in" in caplog.text

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules import processes
 from datamodules.processes import GracefulStop, wait_for_children
+from tests.watching import is_running, wait_until
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_row_34_a_rank_ends_with_its_launcher(tmp_path):
 import os, signal, sys, time
 from pathlib import Path
 from datamodules import processes
-processes.LOOK_SECONDS, processes.GRACE_SECONDS = 0.1, 1.0
+processes.LOOK_SECONDS, processes.GRACE_SECONDS = 0.1, 10.0
 signal.signal(signal.SIGTERM, lambda *_: Path(sys.argv[1], "told").touch())
 processes.end_with_launcher()
 if "LOCAL_RANK" not in os.environ:
@@ -91,24 +92,11 @@ while True:
 """
     environment = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", processes.LAUNCHER_VARIABLE)}
     launcher = subprocess.Popen([sys.executable, "-c", rank, tmp_path, rank], stderr=subprocess.DEVNULL, env=environment)
-    deadline = time.monotonic() + 90
-    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     child = int((tmp_path / "pid").read_text())
     time.sleep(0.5)
     assert not (tmp_path / "told").exists()  # the launcher lives
     launcher.kill()
     launcher.wait()
-    while _is_running(child) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not _is_running(child)
+    wait_until(lambda: not is_running(child))
     assert (tmp_path / "told").exists()
-
-
-def _is_running(process):
-    try:
-        with open(f"/proc/{process}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

@@ -136,6 +136,26 @@ def test_row_15_a_row_that_tells_of_another_sample(tmp_path):
         ShardReader(tmp_path).read(f"{1:032x}")
 
 
+def test_shards_that_go_away_while_they_are_read(tmp_path, monkeypatch, caplog):
+    """As where another process repairs the directory: no traceback, and nothing that looks like a part of it."""
+    write(tmp_path / "own", range(1))
+    write(tmp_path / "mended", range(2))
+    known = reader_module.read_index
+
+    def taking_away(shard):
+        found = known(shard)
+        if shard.parent.name == "mended":
+            shard.unlink()
+        return found
+
+    monkeypatch.setattr(reader_module, "read_index", taking_away)
+    with pytest.raises(ShardError, match="mended went away while they were read: another process repairs or removes it"):
+        ShardReader(tmp_path / "mended")
+    write(tmp_path / "mended", range(2))
+    assert len(ShardReader(tmp_path / "own", others=[tmp_path / "mended"])) == 1
+    assert "not read: " in caplog.text
+
+
 FULL_DISK = """
 import resource, sys, numpy as np
 from pathlib import Path

@@ -254,11 +254,11 @@ def test_the_address_that_was_checked_is_the_one_connected_to(monkeypatch, serve
 
 
 def test_the_time_for_a_shard_holds_for_its_name_as_well(tmp_path, monkeypatch):
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(3) or [])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(30) or [])
     start = time.monotonic()
     with pytest.raises(FetchError, match=r"took longer than 0\.2 seconds"), fetch.opened("https://slow.example/0.tar", Access(timeout=0.2)):
         pass
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 15
 
 
 def test_a_user_is_told_to_the_host_that_the_address_names(tmp_path, server):

@@ -163,4 +163,4 @@ def test_a_pipe_can_be_written(tmp_path, mode):
     os.mkfifo(tmp_path / "pipe")
     reader = subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE, text=True)
     write(tmp_path / "pipe", rows_of(["a"]), mode, form="csv")
-    assert reader.communicate(timeout=10)[0].count("\n") == 2
+    assert reader.communicate(timeout=60)[0].count("\n") == 2

@@ -210,7 +210,7 @@ def test_one_command_sends_all_runs_of_a_study(study, monkeypatch):
         environment = os.environ | {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": receiving.url}
         environment.pop("WANDB_MODE")
         command = [Path(sys.executable).with_name("wandb"), "sync", study / "wandb"]
-        subprocess.run(command, env=environment, check=True, timeout=120)
+        subprocess.run(command, env=environment, check=True, timeout=300)
     assert unsynced(study) == []
     found = {run["displayName"]: run for run in receiving.runs.values()}
     assert found.keys() == {"study", *(f"study/{name}" for name in DETECTORS)}

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import wandb
 
+from tests.watching import is_running, wait_until
 from tests.workflow.wandb_runs import logged, server
 from workflow.tracking import SETTINGS, AppendingCSVLogger, TolerantWandbLogger, code_version, end_service, unsynced, wandb_logger
 
@@ -100,7 +101,9 @@ def test_row_38_no_server(tmp_path, monkeypatch, caplog):
 def test_row_38_the_service_is_killed(tmp_path, caplog):
     logger = logger_of(tmp_path)
     logger.log_metrics({"a": 1.0}, step=1)
-    os.kill(service(), signal.SIGKILL)
+    killed = service()
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: not is_running(killed))
     for step in range(20):
         logger.log_metrics({"a": 1.0}, step=step)
         logger.log_hyperparams({"b": 2})
@@ -155,7 +158,7 @@ def start(folder, first, end):
 def test_row_38_offline_starts_become_one_run_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr("workflow.tracking.SETTINGS", SETTINGS | {"x_transaction_log_flush_interval": 0.2})
     start(tmp_path, 0, 4)
-    time.sleep(2)
+    wait_until(lambda: len(logged(tmp_path)) == 4)
     os.kill(service(), signal.SIGKILL)
     end_service()
     (first,) = unsynced(tmp_path)
@@ -170,7 +173,7 @@ def test_row_38_offline_starts_become_one_run_in_order(tmp_path, monkeypatch):
         environment = os.environ | {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": receiving.url}
         environment.pop("WANDB_MODE")
         command = [Path(sys.executable).with_name("wandb"), "sync", tmp_path / "wandb"]
-        subprocess.run(command, env=environment, check=True, timeout=120)
+        subprocess.run(command, env=environment, check=True, timeout=300)
         (run,) = receiving.runs.values()
     rows = [row for _, row in sorted(run["rows"].items())]
     assert [row["trainer/global_step"] for row in rows] == [0, 1, 2, 3, 2, 3, 4, 5]

@@ -26,6 +26,8 @@ def records(path):
         if kind == 0:  # the rest of the block is padding
             at += BLOCK - at % BLOCK
             continue
+        if at + 7 + length > len(data):  # it is being written
+            return
         whole += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):

@@ -183,6 +183,7 @@ function startViewer() {
     if (event.key === "ArrowRight") look(viewed.place + 1);
   });
   $("viewer").addEventListener("close", () => {
+    if ($("viewer").open || viewed === null) return; // the browser tells with its next frame: by then it may be open again, or told already
     const { place } = viewed;
     viewed = null;
     remember();

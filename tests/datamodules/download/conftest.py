@@ -1,5 +1,6 @@
 import csv
 import json
+import signal
 
 import pytest
 
@@ -45,3 +46,11 @@ def fetch(tmp_path):
         return main([str(table), "--output", str(tmp_path / output), *local, *options])
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """The command takes over SIGTERM for its process, which here goes on with other tests."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)

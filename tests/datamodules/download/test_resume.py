@@ -11,9 +11,12 @@ import time
 import pytest
 
 from benchmarks.lying_server import LyingServer
+from datamodules.download import journal as journal_module
 from datamodules.download.__main__ import main
+from datamodules.download.journal import Journal
 from datamodules.sources import ManifestSource
 from tests.datamodules.download.conftest import LOCAL, journal_of, rows_of, write_list
+from tests.watching import wait_until
 
 CLEAN = multiprocessing.get_context("forkserver")  # a start costs no imports: twenty of them take seconds
 CLEAN.set_forkserver_preload(["datamodules.download.__main__", "datamodules.download.run"])
@@ -24,13 +27,6 @@ def start(table, output, *options, **more):
     return subprocess.Popen(
         [*COMMAND, str(table), "--output", str(output), *LOCAL, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
     )
-
-
-def wait_for(condition, seconds=60):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.002)
 
 
 @pytest.fixture
@@ -60,7 +56,7 @@ def test_killed_twenty_times(slow, tmp_path):
         before = len(journal_of(killed)) if (killed / "journal.txt").exists() else 0
         process = CLEAN.Process(target=main, args=([str(table), "--output", str(killed), *LOCAL, "--per_host", "2"],))
         process.start()
-        wait_for(lambda: not process.is_alive() or ((killed / "journal.txt").exists() and len(journal_of(killed)) > before))  # noqa: B023
+        wait_until(lambda: not process.is_alive() or ((killed / "journal.txt").exists() and len(journal_of(killed)) > before), every=0.002)  # noqa: B023
         time.sleep(random.random() * 0.1)
         process.kill()
         process.join()
@@ -82,9 +78,9 @@ def test_killed_twenty_times(slow, tmp_path):
 def test_stopped(slow, tmp_path, number):
     table, output = listed(slow, tmp_path, 200), tmp_path / "out"
     process = start(table, output)
-    wait_for(lambda: (output / "journal.txt").exists() and len(journal_of(output)) > 3)
+    wait_until(lambda: (output / "journal.txt").exists() and len(journal_of(output)) > 3)
     process.send_signal(number)
-    _, told = process.communicate(timeout=20)
+    _, told = process.communicate(timeout=200)
     assert process.returncode == 130
     assert "the same command goes on" in told
     assert "Traceback" not in told
@@ -147,17 +143,32 @@ def test_a_damaged_journal(server, fetch, tmp_path, capsys):
 
 
 def test_two_processes(slow, tmp_path):
-    table, output = listed(slow, tmp_path, 200), tmp_path / "out"
+    table, output = listed(slow, tmp_path, 5000), tmp_path / "out"  # more than the first can fetch while the second starts
     first = start(table, output)
-    wait_for(lambda: (output / "journal.txt").exists() and journal_of(output))
+    wait_until(lambda: (output / "journal.txt").exists() and journal_of(output))
     second = start(table, output)
-    _, told = second.communicate(timeout=30)
+    _, told = second.communicate(timeout=200)
     assert second.returncode == 1
     assert "another process" in told
     assert "Traceback" not in told
     assert first.poll() is None
     first.kill()
     first.communicate()
+
+
+def test_a_slow_disk_lets_no_transfer_run_into_its_deadline(server, slow, fetch, monkeypatch):
+    """What is begun goes on while the journal waits for the disk, for longer than a transfer may take."""
+    slow.pause, known, stalls = 1.0, Journal.sync, iter([3.0])
+
+    def sync(journal):
+        time.sleep(next(stalls, 0))
+        known(journal)
+
+    monkeypatch.setattr(journal_module, "_SYNC_S", 0)
+    monkeypatch.setattr(Journal, "sync", sync)
+    urls = [f"{server.root}/good/0", *(f"{slow.root}/good/{i}" for i in range(1, 11))]
+    assert fetch([{"url": url, "label": 1} for url in urls], "--deadline", "2.5", "--per_host", "20", "--tries", "1") == 0
+    assert next(stalls, None) is None
 
 
 def test_disk_full(server, tmp_path):
@@ -171,7 +182,7 @@ def test_disk_full(server, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))  # the journal's twentieth row is too much
 
     process = start(table, output, preexec_fn=limit)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=200)
     assert process.returncode == 1, told
     assert "cannot be written" in told
     assert "run the same command again" in told
@@ -190,4 +201,4 @@ def test_disk_full(server, tmp_path):
 def test_a_folder_that_cannot_be_written(server, tmp_path):
     (tmp_path / "out").mkdir(mode=0o500)
     process = start(listed(server, tmp_path, 3), tmp_path / "out")
-    assert process.wait(timeout=30) == 1
+    assert process.wait(timeout=200) == 1

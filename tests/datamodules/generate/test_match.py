@@ -2,12 +2,10 @@
 
 import csv
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from datamodules.sources import ManifestSource
 from datamodules.splits import assign_splits, check_leaks
 from modules.errors import ModelError
 from tests.datamodules.generate.studies import MODEL, files, rows
+from tests.watching import wait_until
 
 COUNT = 6
 
@@ -244,12 +243,9 @@ def test_a_stopped_run_goes_on_with_the_same_bytes(place, monkeypatch, calls):
 def test_a_killed_run_goes_on_with_the_same_bytes(place):
     words = options(place, dataset="one", batch_size=1)
     process = subprocess.Popen([sys.executable, "-m", "datamodules.generate", *words], stderr=subprocess.DEVNULL, start_new_session=True)
-    for _ in range(6000):
-        if process.poll() is not None or len(list((place / "out" / "fakes").glob("*.png"))) >= 2:
-            break
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    wait_until(lambda: process.poll() is not None or len(list((place / "out" / "fakes").glob("*.png"))) >= 2, every=0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     there = files(place / "out")
     assert main(words) == 0
     assert main(options(place, "whole", dataset="one", batch_size=1)) == 0

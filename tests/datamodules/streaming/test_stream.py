@@ -1,11 +1,11 @@
 """Training batches from a web server: each sample once, in an order of seed and epoch, going on in mid-epoch, with flat memory."""
 
 import itertools
-import resource
 
 import pytest
 import torch
 
+from benchmarks.scale import Memory
 from datamodules.errors import DataError
 from datamodules.loading import TrainingLoader
 from datamodules.streaming.pipeline import StreamLoader
@@ -148,9 +148,9 @@ def test_memory_is_that_of_the_buffer(tmp_path):
     batches = iter(loader)
     for _ in range(5):
         next(batches)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = Memory()
     for epoch in range(3):
         assert sum(len(batch["key"]) for batch in batches) in (120, 100)
         loader.set_epoch(epoch)
         batches = iter(loader)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60 * 1024, "KiB"
+    assert memory.peak() < 60 * 2**20

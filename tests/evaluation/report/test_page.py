@@ -4,6 +4,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.evaluation.report import browsed as pages
+from tests.evaluation.report.conftest import PATIENCE
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 WIDER = "document.documentElement.scrollWidth - window.innerWidth"
@@ -58,6 +59,7 @@ def test_a_script_that_stands_in_the_page_may_not_run(report, tmp_path, chromium
     planted = f"<script>document.title = 'ran'</script><img src='{(tmp_path / 'x.png').as_uri()}'></main>"
     path.write_text(report.read_text().replace("</main>", planted))
     page = chromium.new_page()
+    page.set_default_timeout(PATIENCE)
     refused = []
     page.on("console", lambda message: refused.append(message.text))
     page.goto(path.as_uri())
@@ -153,7 +155,7 @@ def test_a_phone_has_the_whole_page_without_scrolling_sideways(visit):
     assert page.evaluate(WIDER) <= 0
     assert page.locator("#contents li").first.is_hidden()  # the contents are folded
     page.locator("#contents summary").tap()
-    assert page.locator("#contents li").first.is_visible()
+    expect(page.locator("#contents li").first).to_be_visible()
     for name in ("detector", "sort", "dataset", "source", "label", "answer", "perturbation", "split", "from", "to", "text"):
         box = page.locator(f"#filters [name={name}]").bounding_box()
         assert box["x"] >= 0
@@ -163,7 +165,7 @@ def test_a_phone_has_the_whole_page_without_scrolling_sideways(visit):
     page.locator("#filters [name=label]").select_option("1")
     assert page.locator("#count").inner_text() == "90 images: 0 real, 90 fake."
     page.locator(".tile").first.tap()
-    assert page.locator("#viewer").is_visible()
+    expect(page.locator("#viewer")).to_be_visible()
     assert page.evaluate(WIDER) <= 0
     box = page.locator("#viewer").bounding_box()
     assert box["x"] >= 0

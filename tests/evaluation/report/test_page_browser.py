@@ -1,5 +1,6 @@
 """The image browser of `report.html`: filters and orders against pandas, keys of the keyboard, links, and the address of what is shown."""
 
+import re
 from urllib.parse import parse_qsl, urlencode
 
 import pytest
@@ -8,6 +9,7 @@ from playwright.sync_api import expect
 from tests.evaluation.report.browsed import HOSTILE, LONG, OTHER, PATHS, PROBE, ordered
 
 SIZE = 60  # tiles of a page
+STANDS_OPEN = re.compile("image=")  # in the address; the browser tells the page a moment later that the viewer is closed
 
 
 def found(page):
@@ -30,6 +32,13 @@ def choose(page, **wanted):
         $("filters").elements[Object.keys(wanted).at(-1) ?? "text"].dispatchEvent(new Event("change", { bubbles: true })); }""",
         wanted,
     )
+
+
+def follow(page, link):
+    """Click a link within the page; the browser tells the page of the new address with its next frame."""
+    page.evaluate("() => { window.followed = new Promise((done) => addEventListener('hashchange', () => done(), { once: true })); }")
+    link.click()
+    page.evaluate("() => window.followed")
 
 
 def told(page):
@@ -138,6 +147,7 @@ def test_a_reader_chooses_and_types(visit, known):
     assert page.locator("#viewer").is_visible()
     assert told(page)["image"] == ordered(rows[contains(rows, "01")])["address"].iloc[1]
     page.keyboard.press("Escape")
+    expect(page).not_to_have_url(STANDS_OPEN)
     page.get_by_label("File, key or group").press("Enter")  # the form is not sent anywhere
     assert told(page) == {"source": "faces/sd", "text": "01"}
     page.evaluate(
@@ -159,8 +169,10 @@ def test_a_number_is_not_written_anew_while_it_is_typed(visit, known):
     field = page.get_by_label("Score from")
     field.press_sequentially("-1.5", delay=200)  # slower than the page waits
     assert field.input_value() == "-1.5"
-    page.wait_for_timeout(300)
-    check(page, ordered(rows[rows[f"score {PROBE}"] >= -1.5]))
+    rows = rows[rows[f"score {PROBE}"] >= -1.5]
+    page.wait_for_timeout(300)  # it is looked for a moment after the last key
+    expect(page.locator("#count")).to_contain_text(f"{len(rows)} images")
+    check(page, ordered(rows))
 
 
 def test_a_detector_without_a_threshold_calls_nothing_and_says_so(visit, known):
@@ -267,7 +279,7 @@ def test_links_show_just_their_images(visit, known):
     page, rows = visit(), usual(known)
     link = page.get_by_role("link", name="faces/sd").first
     link.scroll_into_view_if_needed()
-    link.click()
+    follow(page, link)
     check(page, ordered(rows[rows["source"] == "faces/sd"]))
     assert page.locator("#filters").is_visible()
     assert page.evaluate("$('images').getBoundingClientRect().top") == pytest.approx(16, abs=17)  # scrolled to
@@ -277,11 +289,11 @@ def test_links_show_just_their_images(visit, known):
     wrong = rows[(rows["source"] == "faces/sd") & (rows[f"answer {PROBE}"] == "missed")]
     cell = row.locator("td a").first
     assert cell.inner_text() == str(len(wrong))
-    cell.click()
+    follow(page, cell)
     check(page, ordered(wrong))
-    page.get_by_role("link", name=f"Worst mistakes of {OTHER}").click()
+    follow(page, page.get_by_role("link", name=f"Worst mistakes of {OTHER}"))
     check(page, ordered(rows, "mistakes", OTHER))
-    page.get_by_role("link", name="Where the detectors disagree most").click()
+    follow(page, page.get_by_role("link", name="Where the detectors disagree most"))
     check(page, ordered(rows, "apart"))
     page.go_back()
     check(page, ordered(rows, "mistakes", OTHER))

@@ -8,9 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.evaluation.report.browsed import FAILING, OTHER, PATHS, PROBE, THRESHOLDS, VIEWS, colour, known, ordered
-from tests.evaluation.report.test_page_browser import check, choose, place, seen, told, usual
-
-STANDS_OPEN = re.compile("image=")  # in the address; the browser tells the page a moment later that the viewer is closed
+from tests.evaluation.report.test_page_browser import STANDS_OPEN, check, choose, follow, place, seen, told, usual
 
 READ = """({
   title: $("viewed").textContent,
@@ -211,6 +209,22 @@ def test_closed_it_gives_the_focus_back_to_the_tile(visit, way):
     assert page.evaluate("$('viewer').contains(document.activeElement) || document.activeElement === document.body")
 
 
+def test_opened_again_before_the_browser_told_that_it_was_closed(visit):
+    """As by Escape and Enter on a page whose frames are slow: the viewer goes on as if it had not been closed."""
+    page = visit()
+    page.locator(".tile").first.click()
+    page.evaluate("$('viewer').close(); document.querySelectorAll('.tile')[1].click()")
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))")
+    second = told(page)["image"]
+    page.keyboard.press("ArrowRight")
+    assert told(page)["image"] != second
+    page.keyboard.press("ArrowLeft")
+    assert told(page)["image"] == second
+    page.keyboard.press("Escape")
+    expect(page).not_to_have_url(STANDS_OPEN)
+    assert place(page) == [1, 1, 1]
+
+
 def test_perturbations_lead_to_each_other(visit, known):
     page, rows = visit(), known[known["split"] == "test"]
     both = rows.groupby(["dataset", "key"])["perturbation"].transform("nunique") == 2
@@ -225,11 +239,11 @@ def test_perturbations_lead_to_each_other(visit, known):
         assert number(text.split()[0]) == pytest.approx(there[f"exact {name}"], rel=1e-3)
         answer = there[f"answer {name}"]
         assert text.partition(" ")[2] == (answer if answer in {"missed", "false alarm"} else "")
-    table.get_by_role("link").click()
+    follow(page, table.get_by_role("link"))
     assert told(page)["image"] == other
     assert read(page)["title"].endswith(", jpeg_40")
     assert page.evaluate("$('viewer').contains(document.activeElement)")  # the link is gone, the focus is not
-    page.get_by_role("group", name="Scores under each perturbation").get_by_role("link", name="none").click()
+    follow(page, page.get_by_role("group", name="Scores under each perturbation").get_by_role("link", name="none"))
     assert told(page)["image"] == row["address"]
     page.keyboard.press("ArrowRight")
     assert told(page)["image"] != row["address"]
@@ -242,11 +256,12 @@ def test_a_group_leads_to_all_its_images(visit, known):
     page = visit()
     row = known[known["group"] == "faces-ffhq-test-1"].iloc[0]
     show(page, row["address"])
-    page.get_by_role("link", name="faces-ffhq-test-1").click()
+    follow(page, page.get_by_role("link", name="faces-ffhq-test-1"))
     assert page.locator("#viewer").is_hidden()
     rows = usual(known)
     check(page, ordered(rows[rows["group"] == "faces-ffhq-test-1"]))
     assert told(page) == {"text": "group:faces-ffhq-test-1"}
+    expect(page.locator(".tile").first).to_be_focused()  # the browser tells the page a moment later that the viewer is closed
     assert place(page) == [0, 1, 1]
 
 
@@ -257,7 +272,7 @@ def test_a_mistakes_card_and_an_address_lead_to_the_image(visit):
     card = page.locator(".card", has_text="caf?.png")
     assert card.locator("p.soft").inner_text() == "No picture: OSError: <b>disk</b> on fire"
     card = page.locator(".card").nth(1)
-    card.get_by_role("link", name="all scores").click()
+    follow(page, card.get_by_role("link", name="all scores"))
     assert page.locator("#viewer").is_visible()
     assert told(page)["image"] == fakes["address"].iloc[1]
     assert read(page)["facts"]["file"] == PATHS[1]

@@ -11,7 +11,8 @@ from tests import commands
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, which would wait for each other's threads
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true", WANDB__SERVICE_WAIT="300", HF_HUB_DISABLE_TELEMETRY="1")
+os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true", HF_HUB_DISABLE_TELEMETRY="1")
+os.environ["WANDB__SERVICE_WAIT"] = "300"  # seconds for its service to start, on a machine that does other things too
 LOCAL = ("127.", "::1", "localhost", "0.0.0.0")
 # Files whose tests start the real commands as processes and wait for them. They begin first, or one core would wait for them at the end.
 LONG = ("launchers", "train", "resume", "evaluate", "processes", "zero_shot", "conditions", "shares", "extract", "adapt", "predict")

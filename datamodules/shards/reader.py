@@ -212,7 +212,9 @@ class ShardReader(IndexedReader):
                 if os.path.lexists(index_path(shard)) or (rebuild and shard.stat().st_size and rebuild_index(shard)):
                     self._add(shard)
         except FileNotFoundError as error:
-            message = f"shards of {self.folder} went away while they were read: another process repairs or removes it. Run again after it"
+            message = (
+                f"shards of {self.folder} went away while they were read: another process repairs or removes it. Run again when it is done"
+            )
             raise ShardError(message) from error
         self.own = len(self)
         for shard in (shard for other in others for shard in shards_of(other) if os.path.lexists(index_path(shard))):
